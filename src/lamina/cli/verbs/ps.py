@@ -187,10 +187,39 @@ FIELDS: dict[str, Callable[[Glanced, str, bool], Any]] = {
 
 
 def ports(container: Container, exposed: Sequence[str] = ()) -> str:
-    """`0.0.0.0:8080->80/tcp, 443/tcp`: the published ones, and of the *exposed* ones the others."""
+    """`0.0.0.0:8080->80/tcp, 443/tcp`: the published ones, and of the *exposed* ones the others. Those that follow each
+    other on both sides are one, as docker has them: `0.0.0.0:8080-8082->80-82/tcp`.
+    """
     published = container.ports
-    found = [f"{place}->{inside}" for inside, places in published.items() for place in places]
-    return ", ".join([*found, *(port for port in exposed if port not in published)])
+    every = [(place, inside) for inside, places in published.items() for place in places]
+    every += [("", port) for port in exposed if port not in published]
+    odd = [
+        inside for _, inside in every if not inside.partition("/")[0].isdecimal()
+    ]  # an image may say anything
+    runs: dict[tuple[str, str], list[list[int]]] = {}
+    for place, inside in sorted((one for one in every if one[1] not in odd), key=lambda one: _number(one[1])):
+        (host, _, outer), protocol = place.rpartition(":"), inside.partition("/")[2]
+        here, there = int(outer or 0), _number(inside)
+        found = runs.setdefault((host, protocol), [])
+        # an exposed one has no port here to be counted
+        if found and there == sum(found[-1][1:]) and (not outer or here == found[-1][0] + found[-1][1]):
+            found[-1][1] += 1
+        else:
+            found.append([here, 1, there])
+    shown = (
+        f"{f'{host}:{_range(here, count)}->' if host else ''}{_range(there, count)}/{protocol}"
+        for (host, protocol), found in runs.items()
+        for here, count, there in found
+    )
+    return ", ".join([*shown, *odd])
+
+
+def _number(inside: str) -> int:
+    return int(inside.partition("/")[0])
+
+
+def _range(first: int, count: int) -> str:
+    return f"{first}-{first + count - 1}" if count > 1 else str(first)
 
 
 def sizes(engine: Engine, containers: Sequence[Container]) -> list[tuple[int, int]]:
