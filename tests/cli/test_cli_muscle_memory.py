@@ -44,6 +44,13 @@ def test_a_letter_and_an_equals_sign(lamina: Lamina, image: str) -> None:
     assert ok(lamina("ps", "-a", "-n=1", "-f=label=a=b", "--format", "{{.Names}}")) == "one\n"
 
 
+def test_a_volume_as_scripts_of_old_name_it(lamina: Lamina) -> None:
+    assert ok(lamina("volume", "create", "--name", "old", "--label", "a=b")) == "old\n"
+    assert ok(lamina("volume", "ls", "-q", "-f", "label=a=b")) == "old\n"
+    done = lamina("volume", "create", "--name=one", "two")
+    assert (done.returncode, "two names, one and two" in done.stderr) == (125, True)
+
+
 def test_a_main_group_is_one_of_the_groups(lamina: Lamina, image: str) -> None:
     """Else a set-group-id program takes its user out of it, and past what is closed to its members."""
     groups = ("sh", "-c", "grep Groups: /proc/self/status")

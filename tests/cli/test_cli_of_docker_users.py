@@ -350,3 +350,27 @@ def test_messages_call_a_container_by_its_name(lamina: Lamina, image: str) -> No
     ):
         assert said in lamina(*words).stderr
     ok(lamina("rm", "-f", "busy"))
+
+
+def test_a_second_word_that_is_neither_a_state_nor_a_path(lamina: Lamina, image: str) -> None:
+    ok(lamina("run", "--name", "box", image, "touch", "/made"))
+    done = lamina("diff", "box", "nosuch")
+    assert done.returncode == 125
+    assert "hint: no container, snapshot or image is called nosuch either; 'lamina diff' lists" in done.stderr
+    assert "either" not in lamina("diff", "box", "/nosuch").stderr
+
+
+def test_a_state_to_go_back_to_is_told_as_to_every_other_verb(lamina: Lamina, image: str) -> None:
+    ok(lamina("run", "--name", "box", image, "touch", "/made"))
+    one = ok(lamina("snapshot", "create", "box", "one")).strip()
+    assert (
+        ok(lamina("rewind", "box@one"))
+        == ok(lamina("rewind", "box", "one"))
+        == ok(lamina("rollback", f"box@{one[:12]}"))
+    )
+    for words, said in (
+        (("box",), "SNAPSHOT is missing"),
+        (("box@one", "two"), "two snapshots, one and two"),
+    ):
+        done = lamina("rewind", *words)
+        assert (done.returncode, f"lamina: rewind: {said}" in done.stderr) == (125, True), done.stderr

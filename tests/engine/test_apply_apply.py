@@ -93,6 +93,22 @@ def test_again_after_an_undo(machine: Machine) -> None:
         assert differences(picture(machine.root), before) == {}
 
 
+def test_what_is_done_already_is_nothing_that_could_be_taken_back(machine: Machine) -> None:
+    """Of a directory that others work in, /tmp say, not even the times are taken over."""
+    machine.write("d/old")
+    machine.run(lambda: Path("d/new").write_text("n"))
+    before = picture(machine.root)
+    machine.apply()
+    machine.write("d/of-somebody-else")
+    again = machine.apply()
+    assert (again.changes, again.number) == ((), 0)
+    assert [past.state for past in history(machine.journal)] == ["applied"]
+    (machine.root / "d/of-somebody-else").unlink()
+    assert b"/d/new" in machine.undo().paths
+    assert picture(machine.root).keys() == before.keys()
+    assert hidden(machine.root) == []
+
+
 def test_nothing_to_do(machine: Machine) -> None:
     machine.write("a")
     machine.run(lambda: None)

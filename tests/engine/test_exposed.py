@@ -116,8 +116,8 @@ def test_by_the_command_line_of_any_network(store_root: Path) -> None:
            "sleep", "1000")  # fmt: skip
         form = ("--format", "{{.Names}} {{.Ports}}")
         for change, shown in (
-            ((), "80/tcp, 90/udp, 91/udp"),
-            (("pause",), "80/tcp, 90/udp, 91/udp"),
+            ((), "80/tcp, 90-91/udp"),
+            (("pause",), "80/tcp, 90-91/udp"),
             (("kill",), ""),
         ):
             if change:

@@ -241,7 +241,7 @@ class Beginning:
             tty=options.tty,
             log=writer(self.home.path, self.home.id, options, env),
             deliver=self._deliver,
-            typed=self._typed,
+            type_=self._type,
             adopt=adopted,
         )
 
@@ -253,10 +253,11 @@ class Beginning:
             else:
                 self.deliverer.send(signal)
 
-    def _typed(self, terminal: int, keys: bytes) -> None:
+    def _type(self, terminal: int, keys: bytes) -> int:
         """A client has typed."""
-        if self.deliverer is not None and not self.options.init:
-            self.deliverer.typed(terminal, keys)
+        if self.deliverer is None or self.options.init:
+            return os.write(terminal, keys)
+        return self.deliverer.type(terminal, keys)
 
     def adopt(self, *, held: bool = False) -> dict[str, Any]:
         """Look after a container whose supervisor was killed. {"already": True} when there is nothing to do."""

@@ -12,13 +12,11 @@ from lamina.store.successors import now_called
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
     from lamina.store.containers import Home
 
 PROPAGATIONS = ("private", "rprivate", "slave", "rslave", "shared", "rshared")
-_NO_NETWORK = {"Ports": {}, "IPAddress": "", "GlobalIPv6Address": "", "MacAddress": "", "Networks": {}}
 NEVER = "0001-01-01T00:00:00Z"
 
 
@@ -27,6 +25,7 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
     from lamina.engine.settling import state_of
 
     state, end, status = home.read("state") or {}, home.read("exit") or {}, state_of(home)
+    spec = home.read("spec") or _before_the_first_start(home, asked)
     command = [str(word) for word in asked["command"]]
     image = str(asked.get("image_id") or "")
     return {
@@ -40,11 +39,11 @@ def inspect(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
         "RestartCount": (end or state).get("restarts", 0),
         "Platform": "linux",
         "Driver": "overlay2",
-        **_labels(home.read("spec") or {}),
+        **_labels(spec),
         **_own_files(home),
-        "Config": _config(asked, home.read("spec") or {}),
+        "Config": _config(asked, spec),
         "HostConfig": host_config(asked),
-        "NetworkSettings": _networks(home, [*one_by_one(publishable(asked))]),
+        "NetworkSettings": _networks(home, asked, status),
         "Mounts": _mounts(asked, os.fsdecode(home.store.path)),
         "GraphDriver": {"Name": "overlay2", "Data": _directories(home, asked.get("overlays") or [])},
         "LogPath": _log_path(home, asked),
@@ -66,6 +65,25 @@ def _state(status: str, state: dict[str, Any], end: dict[str, Any], failed: dict
         "TimedOut": bool(end.get("timed_out")),
         "StartedAt": timestamp(state.get("started")),
         "FinishedAt": timestamp(end.get("finished")),
+    }
+
+
+def _before_the_first_start(home: Home, asked: dict[str, Any]) -> dict[str, Any]:
+    """What is known of its specification, which a start writes: but for HOME, which the image's files say."""
+    from lamina.engine.translate import variables
+
+    options, config = said_of(asked), asked.get("config") or {}
+    hostname = str(options.get("hostname") or home.id[:12])
+    env = variables(
+        config.get("env") or (), options.get("env") or (), hostname=hostname, tty=bool(options.get("tty"))
+    )
+    return {
+        "hostname": hostname,
+        "domainname": (options.get("further") or {}).get("domainname") or "",
+        "process": {
+            "env": [f"{name}={text}" for name, text in env.items()],
+            "cwd": options.get("workdir") or config.get("workdir") or "/",
+        },
     }
 
 
@@ -196,14 +214,20 @@ def _health(home: Home, asked: dict[str, Any], status: str) -> dict[str, Any]:
     return {"Health": {"Status": health, "FailingStreak": found["streak"], "Log": log}}
 
 
-def _networks(home: Home, exposed: Sequence[str]) -> dict[str, Any]:
-    """What is exposed and not published is at no place, as in docker."""
-    found: dict[str, Any] = dict(_NO_NETWORK)
-    if home.has("network"):
-        from lamina.engine.network_facts import settings_of
+def _networks(home: Home, asked: dict[str, Any], status: str) -> dict[str, Any]:
+    """What is exposed and not published is at no place, as in docker. What does not run has no address."""
+    from lamina.engine.network_facts import settings_of
 
-        found = settings_of(home)
-    return {**found, "Ports": {**dict.fromkeys(exposed), **found["Ports"]}}
+    said = said_of(asked)
+    names = []
+    if status not in LIVING:
+        joined = (said.get("networking") or {}).get("joined") or ()
+        names = [str(said.get("network") or "none"), *(str(one[0]) for one in joined)]
+    own = [
+        name for name in names if name not in ("none", "host") and not name.startswith(("container:", "ns:"))
+    ]
+    found = settings_of(home, own)
+    return {**found, "Ports": {**dict.fromkeys(one_by_one(publishable(asked))), **found["Ports"]}}
 
 
 def _mounts(asked: dict[str, Any], store: str) -> list[dict[str, Any]]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from lamina.engine import networks as known
+from lamina.engine.network_record import attachments_in
 from lamina.errors import NotFound
 from lamina.network.leases import leased
 from lamina.store import containers, networks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from lamina.store.containers import Home
     from lamina.store.networks import NetworkRecord
     from lamina.store.root import Store
 
@@ -82,12 +84,29 @@ class Network:
     def containers(self) -> dict[str, list[str]]:
         """The addresses of the containers that are in it now, by their names."""
         found: dict[str, list[str]] = {}
+        for _, name, address in self._leased():
+            found.setdefault(name, []).append(address)
+        return found
+
+    def _leased(self) -> Iterator[tuple[Home, str, str]]:
+        """Whoever has an address in it, with their names, and the address."""
         for address, owner in sorted(leased(networks.addresses_of(self._store, self.name)).items()):
             try:
-                asked = containers.find(self._store, owner).read("container") or {}
+                home = containers.find(self._store, owner)
+                asked = home.read("container") or {}
             except NotFound:
                 continue
-            found.setdefault(str(asked.get("name") or owner[:12]), []).append(address)
+            yield home, str(asked.get("name") or owner[:12]), address
+
+    def _members(self) -> dict[str, dict[str, str]]:
+        """Whoever is in it now, by their ids, in docker's words."""
+        prefixes = {":" in subnet: subnet.rpartition("/")[2] for subnet in self.subnets}
+        found: dict[str, dict[str, str]] = {}
+        for home, name, address in self._leased():
+            macs = (one.mac.hex(":") for one in attachments_in(home) if one.network.name == self.name)
+            usual = {"Name": name, "MacAddress": next(macs, ""), "IPv4Address": "", "IPv6Address": ""}
+            family = "IPv6Address" if ":" in address else "IPv4Address"
+            found.setdefault(home.id, usual)[family] = f"{address}/{prefixes.get(':' in address, '')}"
         return found
 
     @property
@@ -113,7 +132,7 @@ class Network:
             },
             "Internal": record.internal,
             "Bridge": record.bridge,
-            "Containers": {name: {"Addresses": found} for name, found in self.containers.items()},
+            "Containers": self._members(),
             "Options": dict(record.options),
             "Labels": self.labels,
         }

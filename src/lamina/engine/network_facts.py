@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from lamina.engine.network_record import attachments_in
+from lamina.errors import LaminaError
 from lamina.network.subnet import text_of
+from lamina.store import networks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from lamina.network.model import Attachment, Published
     from lamina.store.containers import Home
+
+# of a network that it will be in
+_NOWHERE: dict[str, Any] = {
+    "IPAddress": "",
+    "IPPrefixLen": 0,
+    "Gateway": "",
+    "GlobalIPv6Address": "",
+    "GlobalIPv6PrefixLen": 0,
+    "IPv6Gateway": "",
+    "MacAddress": "",
+    "InterfaceName": "",
+    "Aliases": [],
+    "DNSNames": [],
+    "HostInterfaceName": "",
+}
 
 
 def ports_of(home: Home) -> dict[str, list[str]]:
@@ -31,9 +49,10 @@ def _hosts(attachment: Attachment, port: Published) -> list[str]:
     return [every[len(address)] for address in attachment.addresses]
 
 
-def settings_of(home: Home) -> dict[str, Any]:
-    """What `inspect` says of its networks now, in docker's words."""
+def settings_of(home: Home, names: Sequence[str]) -> dict[str, Any]:
+    """What `inspect` says of its networks in docker's words: where it is now, and *names* without an address."""
     found = attachments_in(home)
+    now = {one.network.name: {**_endpoint(one), **_maker(home, one)} for one in found}
     first = found[0] if found else None
     return {
         "Ports": {
@@ -46,8 +65,21 @@ def settings_of(home: Home) -> dict[str, Any]:
         "IPAddress": _first(first, 4),
         "GlobalIPv6Address": _first(first, 16),
         "MacAddress": "" if first is None else first.mac.hex(":"),
-        "Networks": {one.network.name: {**_endpoint(one), **_maker(home, one)} for one in found},
+        "Networks": {
+            name: {"NetworkID": _identity(home, name), **(now.get(name) or _NOWHERE)}
+            for name in dict.fromkeys([*now, *names])
+        },
     }
+
+
+def _identity(home: Home, name: str) -> str:
+    if name in networks.RESERVED or ":" in name:
+        return ""
+    try:
+        record = networks.find(home.store, name)
+    except LaminaError:  # damaged, which `network inspect` says
+        return ""
+    return "" if record is None else record.id
 
 
 def _endpoint(one: Attachment) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lamina.values import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from lamina.engine.id_maps import IdMaps
@@ -170,18 +170,26 @@ def _user(user: User, maps: IdMaps | None) -> dict[str, Any]:
 
 def _environment(options: Options, config: ImageConfig, user: User, hostname: str) -> list[str]:
     """The image's variables under the defaults' names, and what was asked over both."""
-    variables = {"PATH": PATH, "HOSTNAME": hostname}
-    if options.tty:
-        variables["TERM"] = "xterm"
-    for entry in config.env:
+    found = variables(config.env, options.env, hostname=hostname, tty=options.tty)
+    found.setdefault("HOME", user.home)
+    return [f"{name}={text}" for name, text in found.items()]
+
+
+def variables(
+    of_image: Iterable[str], asked: Iterable[tuple[str, str]], *, hostname: str, tty: bool
+) -> dict[str, str]:
+    """Those of a container, but for HOME, which is its user's."""
+    found = {"PATH": PATH, "HOSTNAME": hostname}
+    if tty:
+        found["TERM"] = "xterm"
+    for entry in of_image:
         name, equals, text = entry.partition("=")
         if equals:
-            variables[name] = text
+            found[name] = text
         else:  # as in Docker, a name alone takes the variable away
-            variables.pop(name, None)
-    variables.update(options.env)
-    variables.setdefault("HOME", user.home)
-    return [f"{name}={text}" for name, text in variables.items()]
+            found.pop(name, None)
+    found.update((name, text) for name, text in asked)
+    return found
 
 
 def _mounts(options: Options, maps: IdMaps | None, tty_group: bool) -> list[dict[str, Any]]:

@@ -121,10 +121,7 @@ class Input:
         if self.fd < 0:
             return
         try:
-            count = os.write(self.fd, self.pending[:CHUNK])
-            taken, self.pending = self.pending[:count], self.pending[count:]
-            if self.streams.tty and self.streams.wrote is not None:
-                self.streams.wrote(self.fd, taken)
+            self.pending = self.pending[self.streams.write(self.fd, self.pending[:CHUNK]) :]
         except BlockingIOError:
             pass
         except OSError:  # EPIPE: the container closed its input; EIO: the terminal is gone

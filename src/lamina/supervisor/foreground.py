@@ -124,10 +124,6 @@ class Attendance:
         else:
             self.deliverer.send(signal)
 
-    def _typed(self, keys: bytes) -> None:
-        if self.process.pty is not None and not self.ended:
-            self.deliverer.typed(self.process.pty, keys)
-
     def end_within(self, signal: int, seconds: float) -> None:
         """Ask it to end, with *signal*, and kill it after so many seconds (negative: never)."""
         self.send(signal)
@@ -153,7 +149,7 @@ class Attendance:
         if self.stdio.feed is not None:
             self.stdio.feed.arm(self.watch)
             if self.process.pty is not None and not self.init:
-                self.stdio.feed.wrote = self._typed
+                self.stdio.feed.write = self.deliverer.type
         if self.companion is not None:
             self.companion.arm(self.watch)
 

@@ -219,7 +219,7 @@ class Feed:
 
     At the end of the source a pipe is closed; to a *terminal* the end of input is typed, and it stays open. When the
     container closes its end, nothing more is read from the caller; nor when the detach *keys* were typed. `take` is
-    how the source is read, when it was said to be readable; `wrote` is called with what the target has taken.
+    how the source is read, when it was said to be readable; `write` how the target is written to.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class Feed:
         self.target, self.source, self.end_of_file = target, source, end_of_file
         self.keys = keys
         self.take: Callable[[int, int], bytes] = os.read
-        self.wrote: Callable[[bytes], None] | None = None
+        self.write: Callable[[int, memoryview], int] = os.write
         self.pending = memoryview(data)
         self._line_begins = True
 
@@ -283,15 +283,12 @@ class Feed:
     def _write(self, events: int) -> None:
         if self.target >= 0 and self.pending:
             try:
-                count = os.write(self.target, self.pending[:CHUNK])
+                self.pending = self.pending[self.write(self.target, self.pending[:CHUNK]) :]
             except BlockingIOError:
-                count = 0
+                pass
             except OSError:  # EPIPE: the container closed its input; EIO: the terminal is gone
                 self.finish()
                 return
-            taken, self.pending = self.pending[:count], self.pending[count:]
-            if self.wrote is not None:
-                self.wrote(bytes(taken))
         elif events & (POLLERR | POLLHUP):
             self.finish()
             return

@@ -107,18 +107,27 @@ class Deliverer:
         elif found in (BLOCKED, PENDING):
             self.unsure.add(signal)
 
-    def typed(self, terminal: int, keys: bytes) -> None:
-        """*keys* were written to the container's *terminal* (its master), which by itself sends what Ctrl-C and Ctrl-\\
-        stand for to the group in its foreground; do what that would have done to a first process that is spared it.
+    def type(self, terminal: int, keys: bytes | memoryview) -> int:
+        """Write *keys* to the container's *terminal* (its master), which by itself sends what Ctrl-C and Ctrl-\\ stand
+        for to the group in its foreground, and do what that would have done to a first process that is spared it. How
+        many were written; raises what os.write raises.
 
         Where it has children one of them has got the signal, and would be killed with it: a shell that waits for such a
         child ends by itself, when that has done what it does about the signal.
         """
         from lamina.supervisor.terminal import foreground_of, signals_of
 
-        for signal in signals_of(terminal, keys):
-            if foreground_of(terminal) == self._process.pid and _is_first_and_alone(self._process.pid):
-                self._see_to(signal, standing(self._process.pid, signal))
+        pid, keys = self._process.pid, bytes(keys)
+        pressed = [(key, signal) for key, signal in signals_of(terminal) if key in keys]
+        if pressed and not (foreground_of(terminal) == pid and _is_first_and_alone(pid)):
+            pressed = []
+        # before: who handles it may be done with that, and with its handlers, when the write returns
+        found = [(key, signal, standing(pid, signal)) for key, signal in pressed]
+        count = os.write(terminal, keys)
+        for key, signal, what in found:
+            if key in keys[:count]:
+                self._see_to(signal, what)
+        return count
 
     def look_again(self) -> None:
         """See what became of signals that were blocked."""

@@ -44,8 +44,7 @@ class Streams:
 
     `child` are the descriptors for the container (NULL: its null device), until `started` is called. With *once* the
     end of a client's input is the container's end of input, as for a pipe; else it never ends. *adopt*: the container
-    runs already. *deliver* is called with a signal that a client hands on, *typed* with the terminal and what it
-    has taken.
+    runs already. *deliver* is called with a signal that a client hands on, *type_* is how a terminal is written to.
     """
 
     def __init__(
@@ -57,12 +56,12 @@ class Streams:
         tty: bool = False,
         log: Writer | None = None,
         deliver: Callable[[int], None] | None = None,
-        typed: Callable[[int, bytes], None] | None = None,
+        type_: Callable[[int, bytes], int] = os.write,
         adopt: bool = False,
     ) -> None:
         self.child: tuple[int, int, int] = (NULL, NULL, NULL)
         self.once, self.tty, self.log, self.deliver = once, tty, log, deliver
-        self.wrote = typed
+        self.write = type_ if tty else os.write
         self.pty = -1
         self._directory = directory
         self._theirs: list[int] = []

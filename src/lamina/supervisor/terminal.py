@@ -88,8 +88,8 @@ def end_of_file(terminal: int) -> bytes:
     return end if attributes[3] & termios.ICANON else b""
 
 
-def signals_of(terminal: int, keys: bytes) -> list[int]:
-    """The signals that *terminal* makes of what is among *keys* and ends a process: its VINTR and VQUIT, with ISIG."""
+def signals_of(terminal: int) -> list[tuple[bytes, int]]:
+    """The keys that *terminal* makes a signal of that ends a process, VINTR and VQUIT with ISIG, and that signal."""
     import termios
 
     try:
@@ -99,7 +99,7 @@ def signals_of(terminal: int, keys: bytes) -> list[int]:
     if not attributes[3] & termios.ISIG:
         return []
     ends = [(attributes[6][termios.VINTR], SIGINT), (attributes[6][termios.VQUIT], SIGQUIT)]
-    return [signal for key, signal in ends if key != b"\0" and key in keys]
+    return [(key, signal) for key, signal in ends if key != b"\0"]
 
 
 def foreground_of(terminal: int) -> int:

@@ -53,6 +53,7 @@ def do(args: Arguments) -> int:
     from lamina.cli.usage import only_one
     from lamina.engine import Engine
     from lamina.engine.state_names import find_anything
+    from lamina.errors import NotFound
 
     asked = [*forms(args), *(["--apply-to"] if args.apply_to is not None else [])]
     only_one(VERB, asked)
@@ -62,7 +63,13 @@ def do(args: Arguments) -> int:
     paths, exclude = absolute(words), absolute(args.exclude)
     if args.apply_to is not None:
         return _apply(first, second, args.apply_to, paths, exclude, args.force)
-    changes = first.changes(paths, exclude) if second is None else first.diff(second, paths, exclude)
+    try:
+        changes = first.changes(paths, exclude) if second is None else first.diff(second, paths, exclude)
+    except NotFound as error:
+        if second is None and _may_be_state(words):
+            remedy = f"no container, snapshot or image is called {words[0]} either; {error.remedy}"
+            raise NotFound(error.message, remedy=remedy) from None
+        raise
     show(changes, args, (second or first).patch)
     return 0
 
@@ -72,7 +79,7 @@ def _other(engine: Engine, words: tuple[str, ...]) -> tuple[ViewVerbs | None, tu
     from lamina.engine.state_names import find_anything
     from lamina.errors import InvalidInput, InvalidReference, NotFound
 
-    if not words or words[0].startswith(("/", ".")) or any(c in words[0] for c in "*?["):
+    if not _may_be_state(words):
         return None, words
     try:
         return find_anything(engine.store, words[0]), words[1:]
@@ -80,6 +87,10 @@ def _other(engine: Engine, words: tuple[str, ...]) -> tuple[ViewVerbs | None, tu
         if "@" in words[0] and "/" not in words[0].partition("@")[0]:
             raise
         return None, words
+
+
+def _may_be_state(words: tuple[str, ...]) -> bool:
+    return bool(words) and not words[0].startswith(("/", ".")) and not any(c in words[0] for c in "*?[")
 
 
 def _apply(

@@ -13,8 +13,8 @@ VERB = Verb(
         Option("no-volumes", "", "", "Leave its volumes as they are, also where the snapshot has them"),
     ),
     arguments=(
-        Argument("name", "CONTAINER", complete="container"),
-        Argument("snapshot", "SNAPSHOT", complete="snapshot"),
+        Argument("name", "CONTAINER[@SNAPSHOT]", complete="container"),
+        Argument("snapshot", "SNAPSHOT", "?", complete="snapshot"),
     ),
     details="""
 Puts the files of a container back into a state. What it wrote since is thrown away, unless a snapshot has it; snapshots
@@ -25,6 +25,7 @@ should not: what a process read before is in its memory all the same.""",
     examples="""
 lamina rewind brave_otter before-the-upgrade
 lamina rewind --save failed brave_otter 3f2a
+lamina rewind brave_otter@before-the-upgrade
 """,
 )
 
@@ -35,11 +36,29 @@ def do(args: Arguments) -> int:
     from lamina.cli.asked import warn
     from lamina.engine import Engine
 
-    box = Engine(args.root).container(args.name)
-    wanted = box.find_snapshot(args.snapshot)
+    name, snapshot = _state(args)
+    box = Engine(args.root).container(name)
+    wanted = box.find_snapshot(snapshot)
     if args.save is not None:
         volumes = bool(wanted.record.volumes) and not args.no_volumes
         box.snapshot(args.save, consistency=args.consistency, volumes=volumes, on_warning=warn)
     box.rewind(wanted, consistency=args.consistency, volumes=not args.no_volumes)
     output.line(wanted.id)
     return 0
+
+
+def _state(args: Arguments) -> tuple[str, str]:
+    """The container and its snapshot, in two words or in the one by which every other verb knows it."""
+    from lamina.errors import InvalidInput
+
+    name, at, snapshot = args.name.partition("@")
+    if at and args.snapshot is not None:
+        raise InvalidInput(
+            f"rewind: two snapshots, {snapshot} and {args.snapshot}", remedy="name one of them"
+        )
+    if not at and args.snapshot is None:
+        raise InvalidInput(
+            "rewind: SNAPSHOT is missing",
+            remedy="usage: lamina rewind CONTAINER SNAPSHOT, or CONTAINER@SNAPSHOT; 'lamina snapshot ls' lists them",
+        )
+    return name, snapshot if at else args.snapshot

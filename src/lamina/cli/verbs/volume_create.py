@@ -16,9 +16,10 @@ VERB = Verb(
     name="volume create",
     options=(
         Option("label", metavar="KEY=VALUE", help="A label", multiple=True, convert=pair),
+        Option("name", metavar="NAME", help="Its name, as older scripts of docker's say it"),
         Option("driver", "d", "DRIVER", "local: there is no other", convert=_local, default="local"),
     ),
-    arguments=(Argument("name", "NAME", "?"),),
+    arguments=(Argument("volume", "NAME", "?"),),
     details="""A volume outlives the containers that mount it (-v NAME:/place). One that is there already stays as it
     is. Without a name it gets a random one, and goes with 'volume prune' once nobody uses it.""",
     examples="lamina volume create data\nlamina run -v data:/var/lib/postgresql postgres",
@@ -29,6 +30,12 @@ def do(args: Arguments) -> int:
     """Make it and print its name."""
     from lamina.cli import output
     from lamina.engine import Engine
+    from lamina.errors import InvalidInput
 
-    output.line(Engine(args.root).create_volume(args.name, labels=dict(args.label)).name)
+    if args.name is not None and args.volume is not None:
+        raise InvalidInput(
+            f"volume create: two names, {args.name} and {args.volume}", remedy="name it once, without --name"
+        )
+    name = args.volume if args.name is None else args.name
+    output.line(Engine(args.root).create_volume(name, labels=dict(args.label)).name)
     return 0

@@ -115,6 +115,8 @@ def apply(
             return Applied(changes=(), kept=selection.kept)
         with _begun(held, os.fsencode(root)) as work:
             planned = _planned(held, work, selection, comparison, changes)
+            if planned is None:
+                return Applied(changes=(), kept=selection.kept)
             _carry_out(work, planned, comparison)
             return Applied(
                 changes=selection.changes,
@@ -135,11 +137,15 @@ def _begun(held: Journal, root: bytes) -> Work:
 
 def _planned(
     held: Journal, work: Work, selection: Selection, comparison: Comparison, changes: Sequence[HostChange]
-) -> Plan:
-    """Stage everything. On an error nothing is left of it."""
+) -> Plan | None:
+    """Stage everything; None where there is nothing to do after all. Then, and on an error, nothing is left of it."""
     try:
         work.hands.before("apply:begun", b"")
         planned = plan(work, selection, comparison, changes, _above(held.fd))
+        if planned.is_nothing:
+            work.areas.discard()
+            held.remove(work.number)
+            return None
         work.hands.before("apply:staged", b"")
         work.log.append("applying", durable=True)
         return planned

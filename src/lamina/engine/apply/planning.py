@@ -41,6 +41,11 @@ class Plan:
     steps: tuple[DirectoryStep, ...]
     places: dict[bytes, tuple[bytes, bytes]]
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether all that was selected are times of directories that belong to others by now."""
+        return not self.units and not any(step.what for step in self.steps)
+
 
 @value
 class Around:
