@@ -295,7 +295,7 @@ def test_there_may_be_no_further_thread(
     for name in ("_start_new_thread", "_start_joinable_thread"):  # the second one since Python 3.13
         monkeypatch.setattr(threading, name, refuse, raising=False)
     for streams in ({"stdout": PIPE, "stderr": DEVNULL}, {}):
-        with pytest.raises(KernelError, match="start a thread"):
+        with pytest.raises(KernelError, match="begin a thread"):
             popen(["sleep", "600"], **streams)
     monkeypatch.undo()
     assert engine.containers(all=True) == there

@@ -239,7 +239,9 @@ def _frozen(
         else:
             make_lasting(home.store, chain_of(asked).get(b"/", ()))
             early, noted = draft.prepare, draft.keep
-            frozen = freeze(turn, held, origin=origin, consistency=consistency, early=early, noted=noted)
+            frozen = freeze(
+                turn, held, origin=origin, consistency=consistency, early=early, noted=noted, is_clear=True
+            )
         new = frozen.made.get(b"/")
         if new is not None and asked.get("made") is None and made:
             places = [os.fsdecode(place) for place in made]

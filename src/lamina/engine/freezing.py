@@ -72,6 +72,7 @@ def freeze(
     besides: Callable[[], None] | None = None,
     early: Early | None = None,
     noted: Noted | None = None,
+    is_clear: bool = False,
 ) -> Frozen:
     """Freeze what the container of *turn* wrote since it was last frozen; places where nothing was written stay.
 
@@ -79,12 +80,13 @@ def freeze(
     stands still, perhaps several times: the last one is that of the state. *early* is called with the record, the ids
     of the layers to be, and what is on the disk before anything is moved; *noted* when they are there, with what is
     published with the container's record, and before it. *snapshot* is the state on which the container stands then
-    (None: as before). Raises Conflict (processes, with "refuse"), Unsupported, KernelError.
+    (None: as before). *is_clear*: what starts left to mount something on was taken away. Raises Conflict (processes,
+    with "refuse"), Unsupported, KernelError.
     """
     home, asked = turn.home, turn.asked
     stacks = stacks_of(asked.get("overlays") or [], home.path)
     try:
-        if not turn.living:
+        if not turn.living and not is_clear:
             _clear(asked, stacks)
         busy = [(at, spec) for at, spec in stacks if spec.upperdir is not None and not is_idle(spec)]
         made = {at: layers.new_id() for at, _ in busy}
@@ -274,7 +276,7 @@ def finish(
     under_way = asked[chains.FREEZING]
     made: dict[bytes, str] = chains.places_of(under_way, str)
     batch = batch_for(asked)
-    _move_uppers(home, asked, made, origin)
+    _move_uppers(home, asked, made, origin, described=described)
     for identity in made.values():
         _take_place(home, identity, sync=not described and not is_volatile(asked))
         batch.needs(layers.place_of(home.store, identity), what="state")
@@ -295,12 +297,21 @@ def finish(
     return frozen
 
 
-def _move_uppers(home: Home, asked: Record, made: dict[bytes, str], origin: dict[str, Any] | None) -> None:
-    """The uppers at the places of *made* are in the stages of these layers, unless they are layers already."""
+def _move_uppers(
+    home: Home,
+    asked: Record,
+    made: dict[bytes, str],
+    origin: dict[str, Any] | None,
+    *,
+    described: bool = False,
+) -> None:
+    """The uppers at the places of *made* are in the stages of these layers, unless they are layers already.
+    *described*: it is in the stages what is said of these.
+    """
     for at, identity in made.items():
         stage = layers.place_of(home.store, identity)
         if not os.path.lexists(stage):
-            stage = make_stage(home, asked, at, identity, origin)
+            stage = stage_of(home, identity) if described else make_stage(home, asked, at, identity, origin)
         if not os.path.lexists(stage + b"/fs"):
             from lamina.engine.within import maps_of, reach
 

@@ -301,12 +301,12 @@ def add(
 
 def lease_all(record: ImageRecord, lease: Lease) -> None:
     """Have *lease* keep all that *record* refers to. Raises NotFound where something is not there, KernelError."""
-    for layer in record.layers:
-        if not lease.add_layer(layer):
-            raise NotFound(f"keep image {record.id[:12]}: its layer {layer[:12]} is not in this store")
-    for blob in record.blobs:
-        if not lease.add_blob(blob):
-            raise NotFound(f"keep image {record.id[:12]}: its blob {blob} is not in this store")
+    missing = lease.add_all(record.layers, record.blobs)
+    if missing is not None:
+        kind, what = missing
+        raise NotFound(
+            f"keep image {record.id[:12]}: its {kind} {what[:12] if kind == 'layer' else what} is not in this store"
+        )
 
 
 def write(store: Store, record: ImageRecord, batch: Batch | None = None) -> ImageRecord:

@@ -27,7 +27,7 @@ from lamina.store.trace import point
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from lamina.store.root import Store
 
@@ -68,26 +68,42 @@ class Lease:
 
         return self._add("image", identity, place_of(self.store, identity))
 
+    def add_all(self, layers: Iterable[str], blobs: Iterable[str]) -> tuple[str, str] | None:
+        """Keep all these, with one write; kind and name of the first that is not there. Raises InvalidInput,
+        KernelError.
+        """
+        from lamina.store import blobs as of_blobs
+        from lamina.store import layers as of_layers
+
+        wanted = [("layer", one, of_layers.place_of(self.store, one)) for one in layers]
+        wanted += [("blob", check_digest(one), of_blobs.place_of(self.store, one)) for one in blobs]
+        self._keep(wanted)
+        return next(((kind, what) for kind, what, _ in wanted if (kind, what) not in self._found), None)
+
     def _add(self, kind: str, what: str, place: bytes) -> bool:
+        self._keep([(kind, what, place)])
+        return (kind, what) in self._found
+
+    def _keep(self, wanted: list[tuple[str, str, bytes]]) -> None:
+        """Kinds, names and places."""
         if not self._lock.held:
-            raise LaminaError(f"keep {kind} {what}: the lease has ended")
-        if (kind, what) in self._found:
-            return True
+            raise LaminaError("keep something: the lease has ended")
+        wanted = [one for one in wanted if one[:2] not in self._found]
+        if not wanted:
+            return
+        text = "".join([f"{kind} {what}\n" for kind, what, _ in wanted])
         try:
             point("lease.add")
             with self._turn, lock.turn(self.store.leases, lock.LOCK_SH):
                 end = os.lseek(self._lock.fd, 0, os.SEEK_END)
                 try:
-                    write_all(self._lock.fd, f"{kind} {what}\n".encode())
+                    write_all(self._lock.fd, text.encode())
                 except OSError:  # no room is left: half a line would spoil the next one
                     os.ftruncate(self._lock.fd, end)
                     raise
-                is_there = os.path.lexists(place)
+                self._found.update((kind, what) for kind, what, place in wanted if os.path.lexists(place))
         except OSError as error:
-            raise_storage_error(error, f"keep {kind} {what}", self.path)
-        if is_there:
-            self._found.add((kind, what))
-        return is_there
+            raise_storage_error(error, f"keep {wanted[0][0]} {wanted[0][1]}", self.path)
 
     def close(self) -> None:
         """End the lease; a second call does nothing."""
