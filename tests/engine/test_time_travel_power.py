@@ -150,7 +150,8 @@ def test_what_an_image_consists_of_is_on_the_disk_before_it(
     assert {("sync", f"{store}/images/records"), ("sync", f"{store}/images/names")} <= {*found[name:]}
     # what it consists of: the config before it has its name, and so before anything was moved; the layer before it
     partial = next(path for what, path in found if what == "from" and "/blobs/partial/" in path)
-    moved = next(at for at, (what, path) in enumerate(found) if what == "from" and "/upper-" in path)
+    uppers = [(at, path) for at, (what, path) in enumerate(found) if what == "from" and "/upper-" in path]
+    moved = next(at for at, path in uppers if not path.endswith(".new"))  # which is the one that comes next
     assert found.index(("sync", partial)) < moved < blob
     [layer] = [path for what, path in found if what == "to" and os.path.dirname(path) == f"{store}/layers"]
     assert found.index(("to", layer)) < found.index(("sync", f"{store}/layers")) < record
