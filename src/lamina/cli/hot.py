@@ -31,9 +31,9 @@ _WITHIN = {
     "lamina.engine": (
         "accounts answers base checking completed container creating default_network design detaching discard engine "
         "executing host host_config images inspect keeping layers life listing logging moment mount_notation mounted "
-        "name_files naming network_events network_record networking networks notation obtain options own_files picture "
-        "places plugging port_claims publishing quantities recover remembered responders run settling translate "
-        "view_verbs"
+        "name_files naming network_events network_facts network_record networking networks notation obtain options "
+        "own_files picture places plugging port_claims publishing quantities recover remembered responders run "
+        "settling translate view_verbs"
     ),
     "lamina.engine.health": "checks results",
     "lamina.image": "platform reference",
