@@ -128,7 +128,8 @@ def test_a_directory_whose_name_begins_like_ours_is_not_ours(tmp_path: Path) -> 
     def left(place: Path) -> list[str]:
         leaks = Leaks((ours,))
         mount("tmpfs", place, "tmpfs")
-        return leaks.left(patience=0)
+        # what other tests are just beginning may look like a leak to who has no patience
+        return [one for one in leaks.left(patience=0) if one.startswith("mount ")]
 
     for place in (ours, theirs):
         place.mkdir()

@@ -95,7 +95,7 @@ class AsyncProcess(Generic[W, R]):
         return self._container
 
     async def _begin(self, pipes: Pipes, encoding: tuple[str, str] | None) -> None:
-        """Make streams of our ends of *pipes*; where that fails, it is killed."""
+        """Make streams of our ends of *pipes*; where that fails, or is cancelled, it is killed, and has ended then."""
         self._encoding = encoding
         try:
             await asyncio.sleep(0)  # whoever stays with it has begun
@@ -105,6 +105,7 @@ class AsyncProcess(Generic[W, R]):
             pipes.close()
             for transport in self._transports:
                 transport.close()
+            await to_its_end(asyncio.wait((self._staying,)))
             raise
 
     async def _connect(self, pipes: Pipes, encoding: tuple[str, str] | None) -> None:
