@@ -79,7 +79,7 @@ def write(stack: list[Node], kit: Kit) -> None:
 
 
 def examples(divisor: int) -> settings:
-    """A share of three times what LAMINA_EXAMPLES asks for: together they are thousands in CI."""
+    """A share of twice what LAMINA_EXAMPLES asks for: together they are thousands in CI."""
     return settings(max_examples=max(2 * settings().max_examples // divisor, 10))
 
 
