@@ -8,10 +8,8 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +18,7 @@ from lamina.errors import Conflict, InvalidInput
 from lamina.network import dns
 from support.lab import HOST, SILENCE, WORLD, ip
 from support.lives import is_gone, until
-from support.name_servers import NameServer, ask, is_cut, lookup
+from support.name_servers import NameServer, ask, is_cut, lookup, outside
 from support.network_host import Host, responder, responders, within
 from support.network_host import on_host as call_on_host
 from support.peers import hierarchies, make_group, remove_group
@@ -47,16 +45,6 @@ def on_host(store_root: Path, tmp_path: Path) -> Callable[[Callable[[Host], None
         call_on_host(store_root, inner)
 
     return call
-
-
-@contextmanager
-def server(host: Host, zone: Any) -> Iterator[NameServer]:
-    with host.inside(host.world):
-        found = NameServer(WORLD, zone)
-    try:
-        yield found
-    finally:
-        found.close()
 
 
 def test_containers_find_each_other_and_the_world_by_name(on_host):
@@ -98,7 +86,7 @@ def test_containers_find_each_other_and_the_world_by_name(on_host):
             ("many.example", dns.A): many,
             ("db", dns.A): [bytes(4)],
         }
-        with server(host, zone) as outside, within(host, asker):
+        with outside(host, zone) as served, within(host, asker):
             assert lookup(GATEWAY, "a.example") == (0, ["192.0.2.99"])
             assert lookup(GATEWAY, "nosuch.example") == (dns.NXDOMAIN, [])
             assert lookup(GATEWAY, "a.example", dns.AAAA) == (0, [])
@@ -106,9 +94,9 @@ def test_containers_find_each_other_and_the_world_by_name(on_host):
             assert is_cut(ask(GATEWAY, "many.example"))
             assert len(lookup(GATEWAY, "many.example", tcp=True)[1]) == 60
             assert len(lookup(GATEWAY, "many.example", room=1232)[1]) == 60  # EDNS goes through
-            before = len(outside.asked)
+            before = len(served.asked)
             assert lookup(GATEWAY, "postgres") == (0, [four])
-            assert len(outside.asked) == before, "what is the network's own nobody else hears of"
+            assert len(served.asked) == before, "what is the network's own nobody else hears of"
         first.restart()
         with within(host, asker):
             [address] = lookup(GATEWAY, "postgres")[1]
@@ -232,12 +220,12 @@ def test_nobody_else_is_answered(on_host):
             assert silent()
         with within(host, stranger):
             assert silent()
-        with server(host, {("a.example", dns.A): [b"\xc0\0\x02\x63"]}) as outside, within(host, inner):
+        with outside(host, {("a.example", dns.A): [b"\xc0\0\x02\x63"]}) as served, within(host, inner):
             assert lookup("10.51.0.1", "inside") == (0, ["10.51.0.2"])
             assert lookup("10.51.0.1", "a.example") == (dns.REFUSED, []), (
                 "nor does what is internal ask outside"
             )
-            assert outside.asked == []
+            assert served.asked == []
         assert len(host.run("sh", "-c", "busybox nslookup db; true").split("10.50.0.2")) == 1
 
     on_host(test)
@@ -338,14 +326,14 @@ def test_port_53_of_every_address_can_be_published_beside_who_answers_for_names(
         box = host.start("sleep 1000", name="server", publish=["53:53/udp", "53:53"])
         zone = {("a.example", dns.A): [b"\xc0\0\x02\x63"]}
         with within(host, box):
-            outside = NameServer("0.0.0.0", zone)
+            served = NameServer("0.0.0.0", zone)
         with host.inside(host.world):
             assert lookup(HOST, "a.example") == (0, ["192.0.2.99"])
             assert lookup(HOST, "a.example", tcp=True) == (0, ["192.0.2.99"])
         with within(host, asker):
             assert lookup(GATEWAY, "web") == (0, ["10.50.0.2"])
-            assert outside.asked and {name for name, _ in outside.asked} == {"a.example"}
-        outside.close()
+            assert served.asked and {name for name, _ in served.asked} == {"a.example"}
+        served.close()
         box.remove(force=True)
         for where in (GATEWAY, HOST, "127.0.0.1"):
             other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -6,8 +6,8 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lamina.network.responder import MOST_ASKED_BY_ONE
 from lamina.network.subnet import packed
 from support.lab import HOST, HOST6, SILENCE, WORLD, WORLD6, ip, listen, reaches
 from support.lives import until
-from support.name_servers import NameServer, lookup_as_clients_do
+from support.name_servers import NameServer, lookup_as_clients_do, outside
 from support.network_host import Host, responder, within
 from support.network_host import on_host as call_on_host
 
@@ -50,16 +50,6 @@ def on_host(store_root: Path, tmp_path: Path) -> OnHost:
         call_on_host(store_root, inner)
 
     return call
-
-
-@contextmanager
-def outside(host: Host, zone: Any, where: str = WORLD) -> Iterator[NameServer]:
-    with host.inside(host.world):
-        found = NameServer(where, zone)
-    try:
-        yield found
-    finally:
-        found.close()
 
 
 def asks(host: Host, box: Any, name: str, kind: int = dns.A) -> tuple[int, list[str]]:

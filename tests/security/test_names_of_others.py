@@ -22,7 +22,7 @@ from lamina.network import dns, firewall
 from lamina.network.subnet import packed
 from support.lab import SILENCE, WORLD, reaches
 from support.lives import until
-from support.name_servers import NameServer, lookup_as_clients_do
+from support.name_servers import lookup_as_clients_do, outside
 from support.network_host import Host, responder, within
 from support.network_host import on_host as call_on_host
 
@@ -46,16 +46,6 @@ def on_host(store_root: Path, tmp_path: Path) -> Callable[[Callable[[Host], None
         call_on_host(store_root, inner)
 
     return call
-
-
-@contextmanager
-def outside(host: Host, zone: Any) -> Iterator[NameServer]:
-    with host.inside(host.world):
-        found = NameServer(WORLD, zone)
-    try:
-        yield found
-    finally:
-        found.close()
 
 
 def rules_half() -> int:

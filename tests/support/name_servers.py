@@ -6,10 +6,15 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from lamina.network import dns
 from lamina.network.subnet import text_of
+from support.lab import WORLD
+
+if TYPE_CHECKING:
+    from support.network_host import Host
 
 Zone = Mapping[tuple[str, int], list[bytes]]
 
@@ -124,3 +129,12 @@ class NameServer:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+
+
+@contextlib.contextmanager
+def outside(host: Host, zone: Zone, where: str = WORLD) -> Iterator[NameServer]:
+    """One in the world outside of *host*, at the address *where*."""
+    with host.inside(host.world):
+        found = NameServer(where, zone)
+    with contextlib.closing(found):
+        yield found
