@@ -266,6 +266,26 @@ def test_locks_of_many_files_are_asked_for_at_once(calls: ModuleType, tmp_path: 
         os.close(descriptor)
 
 
+def test_locks_of_hundreds_are_asked_for(calls: ModuleType, tmp_path: Path) -> None:
+    """So many that two threads ask."""
+    names, held = [], []
+    for number in range(300):
+        (tmp_path / str(number)).mkdir()
+        names.append(str(number).encode())
+        if number % 3:
+            (tmp_path / str(number) / "lock").touch()
+        if number % 3 == 1:
+            held.append(os.open(tmp_path / str(number) / "lock", os.O_RDWR | os.O_CLOEXEC))
+            fcntl.flock(held[-1], LOCK_EX)
+    place = os.open(tmp_path, os.O_PATH)
+    before = held_descriptors()
+    for _ in range(2):
+        assert calls.locked(place, names, b"lock") == [None, True, False] * 100
+    assert held_descriptors() == before
+    for descriptor in (place, *held):
+        os.close(descriptor)
+
+
 def test_a_lock_that_cannot_be_asked_for_is_an_error(calls: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "lock").symlink_to("elsewhere")

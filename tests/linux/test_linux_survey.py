@@ -82,6 +82,37 @@ def test_where_one_is_there_that_is_enough_nothing_after_it_is_looked_at(tmp_pat
     assert survey(place, names, asked, 2)[0] == survey(place, names, asked)[0] == (first, second, third)
 
 
+def test_of_hundreds_each_is_what_it_is(tmp_path: Path, place: int) -> None:
+    """So many that two threads look."""
+    names, expected = [], []
+    for number in range(700):
+        directory = tmp_path / f"{number:04x}"
+        directory.mkdir()
+        names.append(os.fsencode(directory.name))
+        (directory / "one").write_bytes(bytes(number))
+        if number % 3 == 0:
+            (directory / "two").touch()
+        expected.append(
+            (look(directory / "one"), look(directory / "two"))
+            if number % 3 == 0
+            else (look(directory / "one"), None)
+        )
+    for count in (127, 128, 129, 160, 161, 700):
+        assert survey(place, names[:count], (b"one", b"two")) == expected[:count]
+    assert [*map(len, survey(place, names, (b"two", b"one"), 0))] == [1, 2, 2] * 233 + [1]
+
+
+def test_of_hundreds_the_first_that_failed_is_named(tmp_path: Path, place: int) -> None:
+    names = []
+    for number in range(600):
+        directory = tmp_path / f"{number:04x}"
+        directory.touch() if number in (350, 550) else directory.mkdir()
+        names.append(os.fsencode(directory.name))
+    with pytest.raises(NotADirectoryError) as caught:
+        survey(place, names, (b"one", b"two"))
+    assert os.fsencode(caught.value.filename) == b"%04x/one" % 350
+
+
 def test_none_at_all(place: int) -> None:
     assert survey(place, [], (b"one",)) == []
     assert survey(place, [b"a", b"b"], ()) == [(), ()]

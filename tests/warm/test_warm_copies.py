@@ -17,7 +17,7 @@ import pytest
 
 from lamina.errors import KernelError
 from lamina.warm import copies
-from lamina.warm.copies import LESSONS, MANY, MOST, PAGE, Copies
+from lamina.warm.copies import DRAWING_UP, LESSONS, LISTING, MANY, MOST, NONE, PAGE, Copies
 from support.apart import apart
 
 PAGES = 2 * MANY
@@ -62,15 +62,15 @@ def memory() -> Iterator[Memory]:
     yield Memory(PAGES)
 
 
-def command(noting: Copies, memory: Memory, much: bool = True, every: int = 1) -> Callable[[], bool]:
+def command(noting: Copies, memory: Memory, kind: int = DRAWING_UP, every: int = 1) -> Callable[[], bool]:
     """What a worker does."""
 
     def do() -> bool:
         noting.make()
         noting.count()
-        noting.expect(much)
+        noting.expect(kind)
         memory.write(every)
-        noting.note()
+        noting.note(kind)
         return True
 
     return do
@@ -82,7 +82,7 @@ def test_what_a_command_copied_is_there_for_the_next_one(memory: Memory) -> None
     in_fork(lambda: not noting.make())  # nobody knows anything yet
     in_fork(command(noting, memory))
     noting.learn()
-    assert memory.within(noting.ranges) == PAGES
+    assert memory.within(noting.ranges[DRAWING_UP]) == PAGES
 
     def prepared() -> bool:
         made, before = noting.make(), faults()
@@ -97,21 +97,53 @@ def test_only_what_was_written_to_is_copied(memory: Memory) -> None:
     noting = Copies()
     in_fork(command(noting, memory, every=2))
     noting.learn()
-    assert memory.within(noting.ranges) == PAGES // 2
+    assert memory.within(noting.ranges[DRAWING_UP]) == PAGES // 2
 
 
 @apart
 def test_a_command_of_another_kind_teaches_nothing_and_is_not_prepared_for(memory: Memory) -> None:
     noting = Copies()
-    in_fork(command(noting, memory, much=False))
+    in_fork(command(noting, memory, NONE))
     noting.learn()
-    assert noting.ranges == []
+    assert not any(noting.ranges.values())
     in_fork(command(noting, memory))
     noting.learn()
-    in_fork(command(noting, memory, much=False))  # the next one is likely to be like this one
+    in_fork(command(noting, memory, NONE))  # the next one is likely to be like this one
     in_fork(lambda: not noting.make())
     in_fork(command(noting, memory))
     in_fork(noting.make)
+
+
+@apart
+def test_each_kind_has_pages_of_its_own(memory: Memory) -> None:
+    other, noting = Memory(PAGES), Copies()
+    in_fork(command(noting, other, LISTING))
+    in_fork(command(noting, memory, DRAWING_UP))
+    noting.learn()
+    assert other.within(noting.ranges[LISTING]) == memory.within(noting.ranges[DRAWING_UP]) == PAGES
+    assert memory.within(noting.ranges[LISTING]) == other.within(noting.ranges[DRAWING_UP]) == 0
+    in_fork(command(noting, memory, DRAWING_UP))
+
+    def prepared_for_what_the_last_was() -> bool:
+        noting.make()
+        before = faults()
+        memory.write()
+        of_the_last = faults() - before
+        other.write()
+        return of_the_last < MANY <= faults() - before - of_the_last
+
+    in_fork(prepared_for_what_the_last_was)
+
+
+@apart
+def test_lessons_of_one_kind_are_not_those_of_another(memory: Memory) -> None:
+    other, noting = Memory(PAGES), Copies()
+    for _ in range(LESSONS):
+        noting.ranges[DRAWING_UP] = []
+        in_fork(command(noting, memory, DRAWING_UP))
+    in_fork(command(noting, other, LISTING))
+    noting.learn()
+    assert other.within(noting.ranges[LISTING]) == PAGES
 
 
 @apart
@@ -119,7 +151,7 @@ def test_what_copies_too_much_is_forgotten() -> None:
     large, noting = Memory(MOST + 1), Copies()
     in_fork(command(noting, large))
     noting.learn()
-    assert (noting.lessons, noting.ranges) == (1, [])
+    assert (noting.learnt[DRAWING_UP], noting.ranges[DRAWING_UP]) == (1, [])
 
 
 @apart
@@ -129,15 +161,15 @@ def test_lessons_end(memory: Memory) -> None:
 
         def unprepared() -> bool:
             noting.count()
-            noting.expect(True)
+            noting.expect(DRAWING_UP)
             memory.write(2)
-            noting.note()
+            noting.note(DRAWING_UP)
             return True
 
         in_fork(unprepared)
     in_fork(command(noting, memory))
     noting.learn()
-    assert memory.within(noting.ranges) == PAGES // 2
+    assert memory.within(noting.ranges[DRAWING_UP]) == PAGES // 2
 
 
 @apart
@@ -145,7 +177,7 @@ def test_what_is_no_memory_any_more_harms_nobody(memory: Memory) -> None:
     noting = Copies()
     in_fork(command(noting, memory))
     noting.learn()
-    noting.ranges.insert(0, (1 << 46, PAGE))
+    noting.ranges[DRAWING_UP].insert(0, (1 << 46, PAGE))
     in_fork(noting.make)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from lamina.argv import quick
 from lamina.cli.options import GLOBAL
+from lamina.warm.copies import DRAWING_UP, LISTING, NONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,8 +101,12 @@ _FURTHER = (
 ONLY_WRITING = frozenset(
     {*HOT, *_FURTHER, "completion", "volume ls", "volume inspect", "volume create"},
 )
-# verbs that draw up a container or a process: these look at most of what is imported
-DRAWING_UP = frozenset(("run", "exec", "create", "start", "restart"))
+# verbs that draw up a container or a process, and so look at most of what is imported; and those that make hundreds of
+# objects where there are hundreds of containers
+KINDS = {
+    **dict.fromkeys(("run", "exec", "create", "start", "restart"), DRAWING_UP),
+    **dict.fromkeys(("ps", "images", "inspect"), LISTING),
+}
 # options with which they do: these read from the terminal, or make it the container's
 TAKING = ("interactive", "tty", "attach")
 # an option that says something of the caller's parent, which a worker's is not
@@ -138,9 +143,9 @@ def rehearse() -> None:
     quick.parse(load(found[0]).VERB, found[1])
 
 
-def looks_at_much(argv: Sequence[str]) -> bool:
-    """Whether the command *argv* takes long enough for a worker to be made ready for the next one like it."""
-    return not DRAWING_UP.isdisjoint(argv)
+def kind(argv: Sequence[str]) -> int:
+    """Which pages the command *argv* is going to write to: see lamina.warm.copies."""
+    return next((KINDS[word] for word in argv if word in KINDS), NONE)
 
 
 def lingering() -> list[int]:

@@ -56,6 +56,8 @@ def _escape(character: str) -> str:
 
 def text_of_go(text: str) -> str:
     """*text* as Go writes one in quotes (strconv.Quote), which is how docker's lists have a command."""
+    if text.isprintable() and '"' not in text and "\\" not in text:  # most are
+        return f'"{text}"'
     return '"' + "".join(_GO.get(c) or (c if c.isprintable() else _letter_of_go(c)) for c in text) + '"'
 
 

@@ -3,11 +3,10 @@
 #define LAMINA_FLUSH_H
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
+#include "apart.h"
 
-enum { AT_ONCE = 16, SMALL_STACK = 64 * 1024 };
+enum { AT_ONCE = 16 };
 
 struct flushed {
     int fd, error, is_apart;
@@ -33,21 +32,11 @@ static void *flush_one(void *given)
     return NULL;
 }
 
-/* Those from *first* on in threads of their own, which know nothing of Python and get no signals. */
+/* Those from *first* on in threads of their own. */
 static void flush_apart(struct flushed *files, int first, int count)
 {
-    sigset_t every, before;
-    pthread_attr_t small;
-    sigfillset(&every);
-    int has_small = pthread_attr_init(&small) == 0;
-    if (has_small)
-        pthread_attr_setstacksize(&small, SMALL_STACK);     /* refused where that is too small: then it is the usual one */
-    pthread_sigmask(SIG_SETMASK, &every, &before);
     for (int at = first; at < count; at++)
-        files[at].is_apart = pthread_create(&files[at].thread, has_small ? &small : NULL, flush_one, &files[at]) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (has_small)
-        pthread_attr_destroy(&small);
+        files[at].is_apart = begin_apart(&files[at].thread, flush_one, &files[at]);
 }
 
 /* The others here, one after the other; then all are waited for. */

@@ -6,17 +6,85 @@
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include "apart.h"
 
 enum { MOST_LOOKS = 16 };      /* files of one directory */
+enum { PIECE = 32, WORTH_A_THREAD = 128 };      /* directories: taken at once; from how many on two threads look */
+
+/* What was found of one file: `error` is that of errno(3), and ENOENT where there is none. */
+struct found {
+    int error, is_held;
+    unsigned long long inode, size;
+    struct timespec content, itself;
+};
+
+/* What is asked of many directories, and what was found: of each directory `count` files, one after the other. */
+struct asked {
+    void (*ask)(const struct asked *, const char *name, struct found *);
+    int directory;
+    Py_ssize_t directories, count, enough, next;
+    const char **names, *files[MOST_LOOKS];
+    struct found *found;
+};
 
 static int path_of(char path[PATH_MAX], const char *name, const char *file)
 {
     int length = snprintf(path, PATH_MAX, "%s/%s", name, file);
-    if (length >= 0 && length < PATH_MAX)
-        return 0;
-    errno = ENAMETOOLONG;
-    PyErr_SetFromErrnoWithFilename(PyExc_OSError, name);
-    return -1;
+    return length >= 0 && length < PATH_MAX ? 0 : ENAMETOOLONG;
+}
+
+static void look(const struct asked *asked, const char *name, struct found *found)
+{
+    for (Py_ssize_t at = 0; at < asked->count; at++, found++) {
+        char path[PATH_MAX];
+        struct stat stat;
+        found->error = path_of(path, name, asked->files[at]);
+        if (!found->error && fstatat(asked->directory, path, &stat, AT_SYMLINK_NOFOLLOW) < 0)
+            found->error = errno;
+        if (found->error)
+            continue;
+        found->inode = stat.st_ino;
+        found->size = (unsigned long long)stat.st_size;
+        found->content = stat.st_mtim;
+        found->itself = stat.st_ctim;
+        if (at == asked->enough)
+            break;
+    }
+}
+
+static void try_lock(const struct asked *asked, const char *name, struct found *found)
+{
+    char path[PATH_MAX];
+    if ((found->error = path_of(path, name, asked->files[0])))
+        return;
+    int lock = openat(asked->directory, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    int taken = lock < 0 ? -1 : flock(lock, LOCK_SH | LOCK_NB), why = errno;
+    if (taken == 0)             /* closing alone does not give it up while a child that was forked just now has a copy */
+        flock(lock, LOCK_UN);
+    if (lock >= 0)
+        close(lock);
+    found->is_held = lock >= 0 && taken < 0 && why == EWOULDBLOCK;
+    found->error = taken < 0 && !found->is_held ? why : 0;
+}
+
+static void *take_pieces(void *given)
+{
+    struct asked *asked = given;
+    Py_ssize_t first;
+    while ((first = __atomic_fetch_add(&asked->next, PIECE, __ATOMIC_RELAXED)) < asked->directories)
+        for (Py_ssize_t at = first; at < first + PIECE && at < asked->directories; at++)
+            asked->ask(asked, asked->names[at], &asked->found[at * asked->count]);
+    return NULL;
+}
+
+/* The kernel's part, without Python: by two where there is much of it, each of whom takes what is next. */
+static void ask_all(struct asked *asked)
+{
+    pthread_t other;
+    int is_helped = asked->directories >= WORTH_A_THREAD && begin_apart(&other, take_pieces, asked);
+    take_pieces(asked);
+    if (is_helped)
+        pthread_join(other, NULL);
 }
 
 static char *in_digits(char *at, unsigned long long number)
@@ -39,62 +107,80 @@ static char *in_nanoseconds(char *at, struct timespec time)
     return in_digits(at, -since);
 }
 
-/* What is to be known of directory/name/file, a new reference: None where there is nothing, NULL with an exception. */
-static PyObject *looked_at(int directory, const char *name, const char *file)
+static PyObject *failed(const struct asked *asked, Py_ssize_t directory, Py_ssize_t file, int error)
 {
-    char path[PATH_MAX], said[4 * 20], *at = said;
-    struct stat found;
-    if (path_of(path, name, file) < 0)
-        return NULL;
-    if (fstatat(directory, path, &found, AT_SYMLINK_NOFOLLOW) == 0) {
-        at = in_digits(at, found.st_ino);
-        *at++ = ' ';
-        at = in_digits(at, (unsigned long long)found.st_size);
-        at = in_nanoseconds(at, found.st_mtim);
-        at = in_nanoseconds(at, found.st_ctim);
-        return PyUnicode_FromStringAndSize(said, at - said);
-    }
-    if (errno == ENOENT)
-        Py_RETURN_NONE;
-    return PyErr_SetFromErrnoWithFilename(PyExc_OSError, path);
+    char path[PATH_MAX];
+    int is_whole = path_of(path, asked->names[directory], asked->files[file]) == 0;
+    errno = error;
+    return PyErr_SetFromErrnoWithFilename(PyExc_OSError, is_whole ? path : asked->names[directory]);
 }
 
-static PyObject *all_looked_at(int directory, PyObject *name, PyObject *files, Py_ssize_t enough)
+/* A new reference, NULL with an exception, as all that follow. */
+static PyObject *said_of_look(const struct found *found)
 {
-    PyObject *found[MOST_LOOKS], *all = NULL;
-    const char *text = PyBytes_AsString(name);
-    Py_ssize_t count = PyTuple_Size(files), made = 0;
-    int is_enough = 0;
-    while (text != NULL && made < count && !is_enough) {
-        const char *file = PyBytes_AsString(PyTuple_GetItem(files, made));
-        PyObject *one = file == NULL ? NULL : looked_at(directory, text, file);
-        if (one == NULL)
-            break;
-        is_enough = made == enough && one != Py_None;
-        found[made++] = one;
+    char said[4 * 20], *at = said;
+    if (found->error)
+        Py_RETURN_NONE;
+    at = in_digits(at, found->inode);
+    *at++ = ' ';
+    at = in_digits(at, found->size);
+    at = in_nanoseconds(at, found->content);
+    at = in_nanoseconds(at, found->itself);
+    return PyUnicode_FromStringAndSize(said, at - said);
+}
+
+static PyObject *said_of_looks(const struct asked *asked, Py_ssize_t directory)
+{
+    const struct found *found = &asked->found[directory * asked->count];
+    int is_enough = asked->enough >= 0 && asked->enough < asked->count && !found[asked->enough].error;
+    Py_ssize_t count = is_enough ? asked->enough + 1 : asked->count;
+    PyObject *all = PyTuple_New(count);
+    for (Py_ssize_t at = 0; all != NULL && at < count; at++) {
+        int error = found[at].error;
+        PyObject *one = error && error != ENOENT ? failed(asked, directory, at, error) : said_of_look(&found[at]);
+        if (one == NULL || PyTuple_SetItem(all, at, one) < 0)
+            Py_CLEAR(all);
     }
-    if (!PyErr_Occurred() && (all = PyTuple_New(made)) != NULL)
-        for (; made > 0; made--)
-            PyTuple_SetItem(all, made - 1, found[made - 1]);
-    while (made > 0)            /* there is an exception */
-        Py_DECREF(found[--made]);
     return all;
 }
 
-/* A list of what `about` says of each of `names` and `what`, NULL with an exception. */
-static PyObject *of_each(int directory, PyObject *names, PyObject *what, Py_ssize_t enough,
-                         PyObject *(*about)(int, PyObject *, PyObject *, Py_ssize_t))
+static PyObject *said_of_lock(const struct asked *asked, Py_ssize_t directory)
 {
-    Py_ssize_t count = PyList_Size(names);
-    PyObject *all = count < 0 ? NULL : PyList_New(count);
-    for (Py_ssize_t at = 0; all != NULL && at < count; at++) {
-        PyObject *name = PyList_GetItem(names, at);
-        PyObject *found = name == NULL ? NULL : about(directory, name, what, enough);
-        if (found == NULL || PyList_SetItem(all, at, found) < 0) {
-            Py_DECREF(all);
-            return NULL;
-        }
+    const struct found *found = &asked->found[directory];
+    if (found->error == ENOENT)
+        Py_RETURN_NONE;
+    return found->error ? failed(asked, directory, 0, found->error) : PyBool_FromLong(found->is_held);
+}
+
+/* A list of what `said` makes of each of `names`, a list of bytes. */
+static PyObject *of_each(struct asked *asked, PyObject *names, PyObject *(*said)(const struct asked *, Py_ssize_t))
+{
+    /* a list of our own: another thread may change that one meanwhile */
+    PyObject *own = PyList_GetSlice(names, 0, PyList_Size(names)), *all = NULL;
+    if (own == NULL)
+        return NULL;
+    asked->directories = PyList_Size(own);
+    size_t count = (size_t)asked->directories;
+    asked->names = PyMem_Calloc(count, sizeof *asked->names);
+    asked->found = PyMem_Calloc(count * (size_t)asked->count, sizeof *asked->found);
+    if (asked->names == NULL || asked->found == NULL)
+        PyErr_NoMemory();
+    for (Py_ssize_t at = 0; !PyErr_Occurred() && at < asked->directories; at++)
+        asked->names[at] = PyBytes_AsString(PyList_GetItem(own, at));
+    if (!PyErr_Occurred()) {
+        Py_BEGIN_ALLOW_THREADS
+        ask_all(asked);
+        Py_END_ALLOW_THREADS
+        all = PyList_New(asked->directories);
     }
+    for (Py_ssize_t at = 0; all != NULL && at < asked->directories; at++) {
+        PyObject *one = said(asked, at);
+        if (one == NULL || PyList_SetItem(all, at, one) < 0)
+            Py_CLEAR(all);
+    }
+    PyMem_Free(asked->names);
+    PyMem_Free(asked->found);
+    Py_DECREF(own);
     return all;
 }
 
@@ -104,39 +190,20 @@ PyDoc_STRVAR(survey_doc, "survey(directory, names, files, enough) -> list\n\n"
     "it is the last that is looked at. Raises OSError.");
 static PyObject *native_survey(PyObject *self, PyObject *args)
 {
-    int directory;
+    struct asked asked = {.ask = look};
     PyObject *names, *files;
-    Py_ssize_t enough;
     (void)self;
-    if (!PyArg_ParseTuple(args, "iO!O!n", &directory, &PyList_Type, &names, &PyTuple_Type, &files, &enough))
+    if (!PyArg_ParseTuple(args, "iO!O!n", &asked.directory, &PyList_Type, &names, &PyTuple_Type, &files, &asked.enough))
         return NULL;
-    if (PyTuple_Size(files) > MOST_LOOKS) {
+    asked.count = PyTuple_Size(files);
+    if (asked.count > MOST_LOOKS) {
         PyErr_SetString(PyExc_ValueError, "too many files");
         return NULL;
     }
-    return of_each(directory, names, files, enough, all_looked_at);
-}
-
-static PyObject *is_locked(int directory, PyObject *name, PyObject *file, Py_ssize_t unused)
-{
-    char path[PATH_MAX];
-    const char *text = PyBytes_AsString(name), *last = PyBytes_AsString(file);
-    (void)unused;
-    if (text == NULL || last == NULL || path_of(path, text, last) < 0)
-        return NULL;
-    int lock = openat(directory, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    if (lock < 0 && errno == ENOENT)
-        Py_RETURN_NONE;
-    int taken = lock < 0 ? -1 : flock(lock, LOCK_SH | LOCK_NB), why = errno;
-    if (taken == 0)             /* closing alone does not give it up while a child that was forked just now has a copy */
-        flock(lock, LOCK_UN);
-    if (lock >= 0)
-        close(lock);
-    if (taken < 0 && why != EWOULDBLOCK) {
-        errno = why;
-        return PyErr_SetFromErrnoWithFilename(PyExc_OSError, path);
-    }
-    return PyBool_FromLong(taken < 0);
+    for (Py_ssize_t at = 0; at < asked.count; at++)
+        if ((asked.files[at] = PyBytes_AsString(PyTuple_GetItem(files, at))) == NULL)
+            return NULL;
+    return of_each(&asked, names, said_of_looks);
 }
 
 PyDoc_STRVAR(locked_doc, "locked(directory, names, file) -> list\n\n"
@@ -144,11 +211,13 @@ PyDoc_STRVAR(locked_doc, "locked(directory, names, file) -> list\n\n"
     "name below the descriptor directory; None where it is not there. Raises OSError.");
 static PyObject *native_locked(PyObject *self, PyObject *args)
 {
-    int directory;
+    struct asked asked = {.ask = try_lock, .count = 1};
     PyObject *names, *file;
     (void)self;
-    if (!PyArg_ParseTuple(args, "iO!O", &directory, &PyList_Type, &names, &file))
+    if (!PyArg_ParseTuple(args, "iO!O", &asked.directory, &PyList_Type, &names, &file))
         return NULL;
-    return of_each(directory, names, file, 0, is_locked);
+    if ((asked.files[0] = PyBytes_AsString(file)) == NULL)
+        return NULL;
+    return of_each(&asked, names, said_of_lock);
 }
 #endif

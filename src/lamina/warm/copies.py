@@ -3,9 +3,11 @@
 A worker shares its memory with the warm process until it writes to it, and an interpreter writes to whatever it looks
 at (reference counts): while somebody waits a `run` copies 600 pages, two milliseconds of its ten. Which ones hardly
 differs from one to the next. So a worker that has done such a command notes, in memory that all share, which pages are
-its own now, and the next one copies these before anybody waits for it.
+its own now, and the next one copies these before anybody waits for it. A listing of hundreds writes to others than a
+`run`: each kind of command has pages of its own.
 
-What goes from one command to the next is one bit a page and one of all; a page that is noted without need costs a copy.
+What goes from one command to the next is one bit a page, and of all which kind the last was; a page that is noted
+without need costs a copy.
 proc_pid_pagemap(5), madvise(2).
 """
 
@@ -31,6 +33,10 @@ MANY, LESSONS = 100, 8
 # pages that a worker has of its own, at most, before anybody needs them: 16 MB. A `run` has 2,000 in the end, which
 # is counted, and only a part of them while somebody waits; what has more is forgotten, so this is well above
 MOST = 4096
+# kinds of commands: NONE is of those that copy few pages, or hardly the same ones
+NONE, DRAWING_UP, LISTING = range(3)
+KINDS = (DRAWING_UP, LISTING)
+LAST = 0  # where the kind of the command that was taken last is noted, before the lessons of each kind
 
 
 class Copies:
@@ -39,24 +45,29 @@ class Copies:
     def __init__(self) -> None:
         self.places = _writable()
         self.pages = sum(size for _, size in self.places) // PAGE
-        # a byte for each page, whether it is to be copied; then how many lessons there were, and whether the command
-        # that was taken last copies much: so, mostly, does the one that comes next
-        self.noted = mmap.mmap(-1, self.pages + 2)
-        self.lessons = 0
-        self.ranges: list[tuple[int, int]] = []
+        # by kind a byte for each page: whether it is to be copied
+        self.noted = {kind: mmap.mmap(-1, self.pages) for kind in KINDS}
+        # of what kind the command was that was taken last, as mostly the one that comes next is; then by kind how many
+        # lessons there were
+        self.told = mmap.mmap(-1, 1 + len(KINDS))
+        self.learnt = bytes(self.told)
+        self.ranges: dict[int, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
         self.met = 0
 
     # -- the warm process
 
     def learn(self) -> None:
         """Look at what was noted, before a worker is forked."""
-        if self.lessons != self.noted[self.pages]:
-            self.lessons, self.ranges = self.noted[self.pages], list(self._ranges())
+        told = bytes(self.told)
+        for kind in KINDS:
+            if told[kind] != self.learnt[kind]:
+                self.ranges[kind] = list(self._ranges(self.noted[kind]))
+        self.learnt = told
 
-    def _ranges(self) -> Iterator[tuple[int, int]]:
+    def _ranges(self, pages: mmap.mmap) -> Iterator[tuple[int, int]]:
         at = 0
         for start, size in self.places:
-            noted = self.noted[at : at + size // PAGE] + b"\0"
+            noted = pages[at : at + size // PAGE] + b"\0"
             at += size // PAGE
             first = noted.find(1)
             while first >= 0:
@@ -68,35 +79,33 @@ class Copies:
 
     def make(self) -> bool:
         """Copy what was noted, if it is likely to be needed; whether that was done."""
-        if not self.noted[self.pages + 1]:
-            return False
-        for start, size in self.ranges:
+        ranges = self.ranges.get(self.told[LAST], [])
+        for start, size in ranges:
             try:
                 syscall("madvise", start, size, MADV_POPULATE_WRITE)
             except OSError as error:
                 if error.errno == EINVAL:  # an older kernel
                     return False
-        return bool(self.ranges)
+        return bool(ranges)
 
     def count(self) -> None:
         """From here on copies are in somebody's way."""
         self.met = _faults()
 
-    def expect(self, much: bool) -> None:
+    def expect(self, kind: int) -> None:
         """Tell the next worker what kind of command this one does, before it is parked."""
-        self.noted[self.pages + 1] = much
+        self.told[LAST] = kind
 
-    def note(self) -> None:
-        """Note what this process has copied, if it was of that kind and not prepared for. Raises OSError."""
-        lessons, much = self.noted[self.pages :]
-        if not much or lessons >= LESSONS or _faults() - self.met < MANY:
+    def note(self, kind: int) -> None:
+        """Note what this process has copied for a command of that *kind*, if it was not prepared for. Raises OSError."""
+        if kind == NONE or self.told[kind] >= LESSONS or _faults() - self.met < MANY:
             return
-        own = self._own()
+        own, noted = self._own(), self.noted[kind]
         if own.count(1) <= MOST:
             for page, one in enumerate(own):
                 if one:  # one by one: another command may be noting as well
-                    self.noted[page] = 1
-        self.noted[self.pages] = lessons + 1
+                    noted[page] = 1
+        self.told[kind] += 1
 
     def _own(self) -> bytes:
         """A byte for each page: whether it is this process's alone."""

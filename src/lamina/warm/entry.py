@@ -76,7 +76,7 @@ def _preload(face: str) -> Face:
             continue
     gc.collect()
     gc.freeze()  # a collection in a worker must not touch, and so copy, what all share
-    return Face(entry.run, hot.does_well_without, hot.rehearse, hot.looks_at_much, hot.lingering)
+    return Face(entry.run, hot.does_well_without, hot.rehearse, hot.kind, hot.lingering)
 
 
 class Server:

@@ -18,6 +18,7 @@ from io import BufferedReader, BufferedWriter, FileIO, TextIOWrapper
 from lamina.linux.constants import PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_PDEATHSIG
 from lamina.linux.process import pidfd_open, prctl
 from lamina.values import value
+from lamina.warm.copies import NONE
 from lamina.warm.request import receive, told_to_go
 from lamina.warm.surroundings import Process
 
@@ -47,14 +48,15 @@ NOT_TO_BE_CHANGED = (9, 19, 32, 33)  # SIGKILL, SIGSTOP; the last two are the C 
 class Face:
     """Whose commands are done: `run` does the command line in `sys.argv`, `does_well_without` says whether that may be
     done here, given which standard streams are terminals, `rehearse` does what most command lines take and has no
-    effect. `looks_at_much` says which commands copy many pages. `lingering` gives a list for the descriptors, put there
-    by `run`, that are closed when the client has heard how it ended: they hold nothing but take time to close.
+    effect. `kind` says which pages a command is going to copy (copies.KINDS). `lingering` gives a list for the
+    descriptors, put there by `run`, that are closed when the client has heard how it ended: they hold nothing but take
+    time to close.
     """
 
     run: Callable[[], int]
     does_well_without: Callable[[Sequence[str], Sequence[int]], bool]
     rehearse: Callable[[], None]
-    looks_at_much: Callable[[Sequence[str]], bool]
+    kind: Callable[[Sequence[str]], int]
     lingering: Callable[[], list[int]]
 
 
@@ -76,6 +78,7 @@ class Worker:
     ) -> None:
         self.listener, self.face, self.begun, self.stale, self.coerced = listener, face, begun, stale, coerced
         self.copies = copies
+        self.kind = NONE
 
     def serve(self) -> NoReturn:
         """Refuse until there is something to do, do it, end."""
@@ -130,7 +133,8 @@ class Worker:
         """Become the client, and do what it was asked for. Whatever goes wrong before "go" leaves it to the client."""
         try:
             words = [os.fsdecode(word) for word in request.words[1:]]
-            self.copies.expect(self.face.looks_at_much(words))
+            self.kind = self.face.kind(words)
+            self.copies.expect(self.kind)
             self.begun()
             os.umask(caller.umask)
             _environment(request.variables, self.coerced)
@@ -166,7 +170,7 @@ class Worker:
         try:
             _outlive(connection)
             connection.send(bytes([status & 0xFF]))
-            self.copies.note()
+            self.copies.note(self.kind)
         except OSError:
             pass
         os._exit(status & 0xFF)

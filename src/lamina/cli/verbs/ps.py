@@ -10,6 +10,7 @@ from lamina.cli.durations import ago, lasting
 from lamina.cli.filters import anything, choice, filter_option, number, port_range
 from lamina.cli.labels import Labels
 from lamina.cli.options import format_option
+from lamina.cli.quoting import text_of_go
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,8 +139,6 @@ def row(container: Glanced, full: bool, wanted: Sequence[str]) -> list[Any]:
 
 def _command(container: Glanced, full: bool) -> str:
     """As docker has it: words with a space in them in quotes, all of it cut and then in quotes as a text of Go's."""
-    from lamina.cli.quoting import text_of_go
-
     command = " ".join(f"'{word}'" if " " in word else word for word in container.command)
     return text_of_go(command if full or len(command) <= SHORT else command[: SHORT - 1] + "…")
 
