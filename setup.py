@@ -7,6 +7,7 @@ are; so a failing build is a warning, not an error.
 """
 
 import json
+from glob import glob
 from pathlib import Path
 
 from setuptools import Extension, setup  # first: it brings distutils along
@@ -100,7 +101,7 @@ setup(
         Extension(
             "lamina.linux._native",
             ["src/lamina/linux/_native.c"],
-            depends=[f"src/lamina/linux/{name}.h" for name in ("walker", "raw", "create", "descriptors")],
+            depends=sorted(glob("src/lamina/linux/*.h")),
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-O2", "-Wall", "-Wextra", "-std=gnu11"],
             py_limited_api=True,
