@@ -81,6 +81,7 @@ class Draft:
         self._asked: Record = {}
         self._planned: tuple[str, ...] | None = None
         self._image: tuple[bytes, ImageRecord]
+        self._based: ImageRecord | None = None
         self._writer: blobs.BlobWriter | None = None
         self._batch: Batch | None = None
 
@@ -92,6 +93,7 @@ class Draft:
         chain = chains.chain_of(chains.shortened(asked)).get(b"/", ())
         self._planned = chain if new is None else (*chain, new)
         self._image = described(self._store, asked, self._parent, self._planned, new, self._wish, to_come=new)
+        batch.meanwhile(self._hold)
         data = self._image[0]
         digest = digest_of(data)
         if self._held.add_blob(digest):
@@ -107,12 +109,20 @@ class Draft:
         chain = frozen.chain.get(b"/", ())
         if chain != self._planned:  # less was frozen than there was, or its layers were squashed meanwhile
             new = frozen.made.get(b"/")
-            self._image = described(self._store, self._asked, self._parent, chain, new, self._wish)
+            self._image, self._based = (
+                described(self._store, self._asked, self._parent, chain, new, self._wish),
+                None,
+            )
             blobs.write_blob(self._store, self._image[0], self._held, batch)
         elif self._writer is not None:
             self._writer.take_name(batch)
         self._batch = batch
         batch.first(self._add)
+
+    def _hold(self) -> None:
+        """All that its record is going to refer to. What is not there yet is looked for when that is written."""
+        self._based = with_base(self._image[1], self._parent, self._held)
+        self._held.add_all(self._based.layers, self._based.blobs)
 
     def _add(self) -> None:
         """The turn on the images is that of everybody: it is taken when nothing else is waited for."""
@@ -121,8 +131,10 @@ class Draft:
         self._batch.then(turn.release)
         name = self._wish.name
         names = () if name is None else (name,)
-        based = with_base(self._image[1], self._parent, self._held)
-        self.record = images.add(self._store, based, names, lease=self._held, batch=self._batch)
+        if self._based is None:
+            self._hold()
+        assert self._based is not None
+        self.record = images.add(self._store, self._based, names, lease=self._held, batch=self._batch)
 
     def close(self) -> None:
         """It is there, or will not be. A second call does nothing."""

@@ -22,6 +22,7 @@ from lamina.engine.committed_image import Draft, Wish, image_of, run_of
 from lamina.engine.consistency import check_consistency
 from lamina.engine.digesting import digested
 from lamina.engine.images import Image, of_record
+from lamina.engine.layers import stacks_of
 from lamina.engine.snapshotting import DEEP
 from lamina.engine.squashing import after_snapshot
 from lamina.engine.storage import within_limit
@@ -30,7 +31,7 @@ from lamina.image.archive.instructions import changed
 from lamina.image.pending import make_lasting
 from lamina.store import images, tags
 from lamina.store.claims import claim
-from lamina.store.containers import RESTARTING
+from lamina.store.containers import LIVING, RESTARTING
 from lamina.store.events import about, event, note
 from lamina.store.leases import lease
 from lamina.store.successors import now_called
@@ -73,7 +74,8 @@ def commit(
         changed(run_of(asked, parent.run)[1], wish.changes)  # first: nothing is paused for a slip of the pen
         # what goes on writing is not to be stopped, not even for the moment that freezing takes; and between two starts
         # nothing runs that could be frozen, while who looks after it holds what it wrote
-        going_on = container.state == RESTARTING or (container.is_alive and not pause)
+        state = container.state
+        going_on = state == RESTARTING or (state in LIVING and not pause)
         if going_on or _is_copy(asked, limits=limits, consistency=consistency):
             record = _by_copy(container, home, parent, held, wish, pause=pause, limits=limits, said=said)
             warnings: list[str] = []
@@ -222,7 +224,7 @@ def _frozen(
     from lamina.store import sizes
 
     home = turn.home
-    spec, made = container.overlays()[0][1], mount_points(container, asked)
+    spec, made = stacks_of(asked["overlays"], home.path)[0][1], mount_points(container, asked)
     look = idle if turn.living else clear  # where something is mounted it has to stay
     try:
         left = reach(lambda: maps_of(asked), look, spec, made)

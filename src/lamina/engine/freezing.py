@@ -233,13 +233,14 @@ def is_volatile(asked: Record) -> bool:
 
 
 def _check_depth(home: Home, asked: Record, busy: Stacks) -> None:
-    for at, spec in stacks_of(chains.shortened(asked).get("overlays") or [], b""):
-        if at in {place for place, _ in busy} and len(spec.lowerdirs) >= MOST_LAYERS:
+    places = {os.fsdecode(at) for at, _ in busy}
+    for entry in chains.shortened(asked).get("overlays") or []:
+        if entry["at"] in places and len(entry["lower"]) >= MOST_LAYERS:
             from lamina.engine.squashing import last_failure
 
             why = last_failure(home)
             raise Unsupported(
-                f"freeze container {asked.get('name')}: {os.fsdecode(at)} consists of {len(spec.lowerdirs)} layers, "
+                f"freeze container {asked.get('name')}: {entry['at']} consists of {len(entry['lower'])} layers, "
                 f"and an overlay takes {MOST_LAYERS}{f'; fewer could not be made of them: {why}' if why else ''}",
                 remedy=f"lamina squash {asked.get('name')}",
             )

@@ -291,9 +291,9 @@ def stacks_of(record: list[dict[str, Any]], home: bytes) -> list[tuple[bytes, Mo
         (
             os.fsencode(entry["at"]),
             MountSpec(
-                lowerdirs=tuple(_lengthened(lower, home) for lower in entry["lower"]),
-                upperdir=None if entry["upper"] is None else _lengthened(entry["upper"], home),
-                workdir=None if entry["work"] is None else _lengthened(entry["work"], home),
+                lowerdirs=tuple(lengthened(lower, home) for lower in entry["lower"]),
+                upperdir=None if entry["upper"] is None else lengthened(entry["upper"], home),
+                workdir=None if entry["work"] is None else lengthened(entry["work"], home),
                 userxattr=bool(entry["userxattr"]),
                 options=steady_options(bool(entry["userxattr"])),
                 nested=bool(entry.get("nested")),
@@ -310,7 +310,8 @@ def _shortened(path: bytes, home: bytes) -> bytes:
     return b"../.." + path[len(store) :] if store and path.startswith(store + b"/") else path
 
 
-def _lengthened(path: str, home: bytes) -> bytes:
+def lengthened(path: str, home: bytes) -> bytes:
+    """A path of the record of the container whose directory is *home*, in full."""
     name = os.fsencode(path)
     if name.startswith(b"../../"):
         return home.rpartition(b"/containers/")[0] + name[len(b"../..") :]

@@ -8,7 +8,7 @@ import os
 
 from lamina.engine import chains
 from lamina.engine.burials import bury
-from lamina.engine.layers import resemble, stacks_of
+from lamina.engine.layers import lengthened, resemble, stacks_of
 from lamina.errors import Corrupt
 from lamina.store import layers
 from lamina.store.root import make_directory
@@ -30,9 +30,9 @@ def stage_of(home: Home, identity: str) -> bytes:
 
 def upper_of(home: Home, asked: Record, at: bytes) -> bytes:
     """The upper at the place *at*. Raises Corrupt."""
-    for place, spec in stacks_of(asked.get("overlays") or [], home.path):
-        if place == at and spec.upperdir is not None:
-            return spec.upperdir
+    for entry in asked.get("overlays") or []:
+        if entry["upper"] is not None and os.fsencode(entry["at"]) == at:
+            return lengthened(entry["upper"], home.path)
     raise Corrupt(f"container {home.shown}: its record freezes {os.fsdecode(at)}, where nothing is written")
 
 

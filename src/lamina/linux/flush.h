@@ -9,8 +9,7 @@
 enum { AT_ONCE = 16 };
 
 struct flushed {
-    int fd, error, is_apart;
-    pthread_t thread;
+    int fd, error;
 };
 
 /* Writing begins, and what is in a file gets its place, before the first is waited for: so a journal has all in one commit.
@@ -21,33 +20,14 @@ static void begin_writing(const struct flushed *files, int count)
         sync_file_range(files[at].fd, 0, 0, SYNC_FILE_RANGE_WRITE);
 }
 
-static void *flush_one(void *given)
+static void flush_one(void *given, long at)
 {
-    struct flushed *file = given;
+    struct flushed *file = (struct flushed *)given + at;
     int result;
     do
         result = fsync(file->fd);
     while (result < 0 && errno == EINTR);
     file->error = result < 0 ? errno : 0;
-    return NULL;
-}
-
-/* Those from *first* on in threads of their own. */
-static void flush_apart(struct flushed *files, int first, int count)
-{
-    for (int at = first; at < count; at++)
-        files[at].is_apart = begin_apart(&files[at].thread, flush_one, &files[at]);
-}
-
-/* The others here, one after the other; then all are waited for. */
-static void flush_rest(struct flushed *files, int count)
-{
-    for (int at = 0; at < count; at++)
-        if (!files[at].is_apart)
-            flush_one(&files[at]);
-    for (int at = 0; at < count; at++)
-        if (files[at].is_apart)
-            pthread_join(files[at].thread, NULL);
 }
 
 PyDoc_STRVAR(flush_doc, "flush(fds, meanwhile=None): fsync(2) of each descriptor of a list, all of them at once; *meanwhile* is\n"
@@ -74,7 +54,9 @@ static PyObject *native_flush(PyObject *self, PyObject *args)
                 return NULL;
         }
         begin_writing(files, some);
-        flush_apart(files, is_first ? 0 : 1, some);
+        struct shared *shared = begin_apart(flush_one, files, some, 1, some - !is_first);
+        if (shared == NULL)
+            return PyErr_NoMemory();
         PyObject *type = NULL, *value = NULL, *trace = NULL;
         if (is_first) {
             PyObject *result = PyObject_CallObject(meanwhile, NULL);
@@ -83,7 +65,7 @@ static PyObject *native_flush(PyObject *self, PyObject *args)
             Py_XDECREF(result);
         }
         Py_BEGIN_ALLOW_THREADS
-        flush_rest(files, some);
+        finish_together(shared);
         Py_END_ALLOW_THREADS
         if (type != NULL) {
             PyErr_Restore(type, value, trace);

@@ -22,7 +22,7 @@ struct found {
 struct asked {
     void (*ask)(const struct asked *, const char *name, struct found *);
     int directory;
-    Py_ssize_t directories, count, enough, next;
+    Py_ssize_t directories, count, enough;
     const char **names, *files[MOST_LOOKS];
     struct found *found;
 };
@@ -67,24 +67,25 @@ static void try_lock(const struct asked *asked, const char *name, struct found *
     found->error = taken < 0 && !found->is_held ? why : 0;
 }
 
-static void *take_pieces(void *given)
+static void ask_one(void *given, long at)
 {
     struct asked *asked = given;
-    Py_ssize_t first;
-    while ((first = __atomic_fetch_add(&asked->next, PIECE, __ATOMIC_RELAXED)) < asked->directories)
-        for (Py_ssize_t at = first; at < first + PIECE && at < asked->directories; at++)
-            asked->ask(asked, asked->names[at], &asked->found[at * asked->count]);
-    return NULL;
+    asked->ask(asked, asked->names[at], &asked->found[at * asked->count]);
 }
 
-/* The kernel's part, without Python: by two where there is much of it, each of whom takes what is next. */
-static void ask_all(struct asked *asked)
+/* The kernel's part, without Python: by two where there is much of it. -1: no memory. */
+static int ask_all(struct asked *asked)
 {
-    pthread_t other;
-    int is_helped = asked->directories >= WORTH_A_THREAD && begin_apart(&other, take_pieces, asked);
-    take_pieces(asked);
-    if (is_helped)
-        pthread_join(other, NULL);
+    if (asked->directories >= WORTH_A_THREAD) {
+        struct shared *shared = begin_apart(ask_one, asked, asked->directories, PIECE, 1);
+        if (shared == NULL)
+            return -1;
+        finish_together(shared);
+        return 0;
+    }
+    for (Py_ssize_t at = 0; at < asked->directories; at++)
+        ask_one(asked, at);
+    return 0;
 }
 
 static char *in_digits(char *at, unsigned long long number)
@@ -168,10 +169,11 @@ static PyObject *of_each(struct asked *asked, PyObject *names, PyObject *(*said)
     for (Py_ssize_t at = 0; !PyErr_Occurred() && at < asked->directories; at++)
         asked->names[at] = PyBytes_AsString(PyList_GetItem(own, at));
     if (!PyErr_Occurred()) {
+        int result;
         Py_BEGIN_ALLOW_THREADS
-        ask_all(asked);
+        result = ask_all(asked);
         Py_END_ALLOW_THREADS
-        all = PyList_New(asked->directories);
+        all = result < 0 ? PyErr_NoMemory() : PyList_New(asked->directories);
     }
     for (Py_ssize_t at = 0; all != NULL && at < asked->directories; at++) {
         PyObject *one = said(asked, at);

@@ -37,7 +37,7 @@ KINDS = ("layer", "blob", "image")
 class Lease:
     """A held lease; see the module. Safe to use from several threads, which add one after the other."""
 
-    __slots__ = ("_found", "_lock", "_turn", "path", "store")
+    __slots__ = ("_found", "_kept", "_lock", "_turn", "path", "store")
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -48,7 +48,8 @@ class Lease:
         assert held is not None
         self._lock = held
         self._turn = allocate_lock()
-        self._found: set[tuple[str, str]] = set()  # what is there as long as this is
+        self._kept: set[tuple[str, str]] = set()  # what is written in it
+        self._found: set[tuple[str, str]] = set()  # and what of that is there, as long as this is
 
     def add_layer(self, identity: str) -> bool:
         """Keep the layer *identity* from now on. Whether it is there. Raises InvalidInput, KernelError."""
@@ -89,9 +90,12 @@ class Lease:
         if not self._lock.held:
             raise LaminaError("keep something: the lease has ended")
         wanted = [one for one in wanted if one[:2] not in self._found]
-        if not wanted:
+        new = [one for one in wanted if one[:2] not in self._kept]
+        if not new:
+            # whoever collects has read of it since: what has come meanwhile stays, and needs no turn
+            self._look(wanted)
             return
-        text = "".join([f"{kind} {what}\n" for kind, what, _ in wanted])
+        text = "".join([f"{kind} {what}\n" for kind, what, _ in new])
         try:
             point("lease.add")
             with self._turn, lock.turn(self.store.leases, lock.LOCK_SH):
@@ -101,9 +105,13 @@ class Lease:
                 except OSError:  # no room is left: half a line would spoil the next one
                     os.ftruncate(self._lock.fd, end)
                     raise
-                self._found.update((kind, what) for kind, what, place in wanted if os.path.lexists(place))
+                self._kept.update([one[:2] for one in new])
+                self._look(wanted)
         except OSError as error:
-            raise_storage_error(error, f"keep {wanted[0][0]} {wanted[0][1]}", self.path)
+            raise_storage_error(error, f"keep {new[0][0]} {new[0][1]}", self.path)
+
+    def _look(self, wanted: list[tuple[str, str, bytes]]) -> None:
+        self._found.update([(kind, what) for kind, what, place in wanted if os.path.lexists(place)])
 
     def close(self) -> None:
         """End the lease; a second call does nothing."""

@@ -97,7 +97,7 @@ class Copies:
         self.told[LAST] = kind
 
     def note(self, kind: int) -> None:
-        """Note what this process has copied for a command of that *kind*, if it was not prepared for. Raises OSError."""
+        """Note what this process has copied for a command of *kind*, if it was not prepared for. Raises OSError."""
         if kind == NONE or self.told[kind] >= LESSONS or _faults() - self.met < MANY:
             return
         own, noted = self._own(), self.noted[kind]
