@@ -10,7 +10,7 @@ import os
 
 from lamina.engine.chains import chain_of
 from lamina.engine.discard import remover
-from lamina.engine.layers import stacks_of
+from lamina.engine.layers import lengthened
 from lamina.errors import LaminaError
 from lamina.store import layers
 from lamina.store.root import raise_storage_error
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from lamina.overlay.spec import MountSpec
     from lamina.store.containers import Home
 
 
@@ -31,7 +30,10 @@ def sweep(home: Home, asked: dict[str, Any], further: Iterable[bytes] = ()) -> N
     layers on their way that did not get there; but nothing that the record names. Uppers may be large, and go in their
     own time.
     """
-    named = {spec for _, stack in stacks_of(asked.get("overlays") or [], home.path) for spec in _own(stack)}
+    overlays = asked.get("overlays") or []
+    named = {
+        lengthened(path, home.path) for entry in overlays for path in (entry["upper"], entry["work"]) if path
+    }
     entries = {*map(os.fsencode, asked.get("left") or ()), *further}
     entries |= {
         entry
@@ -65,10 +67,6 @@ def _frozen(home: Home, asked: dict[str, Any]) -> Iterator[tuple[int, int]]:
 def _which(path: bytes) -> tuple[int, int]:
     found = os.lstat(path)
     return found.st_dev, found.st_ino
-
-
-def _own(stack: MountSpec) -> list[bytes]:
-    return [path for path in (stack.upperdir, stack.workdir) if path is not None]
 
 
 def bury(home: Home, asked: dict[str, Any], paths: list[bytes]) -> None:

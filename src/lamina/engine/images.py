@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lamina.engine.design import HOST
@@ -334,10 +335,18 @@ def prune(
 
 def config_of(store: Store, record: ImageRecord) -> ImageConfig:
     """The config of the image. Raises NotFound, Corrupt, InvalidInput."""
-    from lamina.image.documents import DEFAULT_LIMITS, decode_config
+    from lamina.image.documents.reading import DEFAULT_LIMITS
 
     data = blobs.read_blob(store, record.config, DEFAULT_LIMITS.document)
-    return decode_config(data, what=f"config of image {record.id[:12]}", pending=bool(record.pending))
+    return _decoded(data, f"config of image {record.id[:12]}", bool(record.pending))
+
+
+@lru_cache(maxsize=16)
+def _decoded(data: bytes, what: str, pending: bool) -> ImageConfig:
+    """A program commits again and again what came from one image."""
+    from lamina.image.documents.config import decode_config
+
+    return decode_config(data, what=what, pending=pending)
 
 
 def history(store: Store, reference: str) -> list[Step]:
