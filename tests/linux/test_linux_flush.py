@@ -55,6 +55,23 @@ def test_something_is_done_meanwhile(tmp_path: Path, count: int) -> None:
             os.close(fd)
 
 
+def test_threads_that_come_too_late_find_nothing_left(tmp_path: Path) -> None:
+    """On one processor a thread runs when the one that began it waits, or not before that is done."""
+    before, everywhere = os.listdir("/proc/self/task"), os.sched_getaffinity(0)
+    opened = [os.open(tmp_path / f"file{number}", os.O_WRONLY | os.O_CREAT) for number in range(20)]
+    os.sched_setaffinity(0, {min(everywhere)})
+    try:
+        for count in (2, 3, 16, 20) * 25:
+            flush(opened[:count])
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                flush([*opened[: count - 1], 1 << 30])
+    finally:
+        os.sched_setaffinity(0, everywhere)
+        for fd in opened:
+            os.close(fd)
+    assert until(lambda: not {*os.listdir("/proc/self/task")} - {*before})
+
+
 @pytest.mark.parametrize("at", [0, 1, 4, 19])
 def test_the_first_that_fails_is_said(tmp_path: Path, at: int) -> None:
     reader, writer = os.pipe()
