@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.linux.mount import mount
+from support.collecting import shares
 from support.leaks import Leaks, show_sign, suites
 from support.lives import until
 from support.namespaces import in_mount_namespace
@@ -32,6 +33,22 @@ def test_no_two_files_of_tests_have_the_same_name() -> None:
     """pytest would take one for the other."""
     names = [path.name for path in TESTS.rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
+
+
+def test_every_worker_collects_all_directories_and_begins_at_another() -> None:
+    found = [shares(TESTS, f"gw{number}", 3) for number in range(3)]
+    assert {tuple(sorted(one)) for one in found} == {tuple(found[0])}
+    assert len({one[0] for one in found}) == 3
+    assert {os.path.dirname(path) for path in map(str, TESTS.rglob("test_*.py"))} == set(found[0])
+
+
+@pytest.mark.parametrize("number", ["", "0", "1"])
+def test_places_of_tests_are_empty_and_their_own(
+    number: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / f"{request.node.name}{number}").mkdir()
+    assert len(os.listdir(tmp_path)) == 1
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
 
 
 def test_rootless_is_an_ordinary_user(rootless: Rootless) -> None:

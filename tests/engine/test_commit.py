@@ -509,8 +509,8 @@ def test_a_full_disk_leaves_nothing(engine: Engine, monkeypatch: pytest.MonkeyPa
         if name == "layer.rename":
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trace, "point", full)
-    monkeypatch.setattr("lamina.store.stage.point", full)
+    # not `point`: a module that is imported meanwhile would keep it, and be watched by no other test
+    monkeypatch.setattr(trace, "hook", full)
     with pytest.raises(KernelError, match="No space"):
         box.commit("made", consistency="copy")
     assert "layer.rename" in hits

@@ -19,7 +19,16 @@ from typing import Any
 import pytest
 
 from support.busybox import IMAGE, ON_TERMINAL, write_archive
-from support.peers import PATIENCE, PeerRoot, at_rest, hierarchies, in_terminal, lamina_runtime, remove_group
+from support.peers import (
+    PATIENCE,
+    PeerRoot,
+    at_rest,
+    hierarchies,
+    in_terminal,
+    lamina_runtime,
+    remove_group,
+    shown_in_terminal,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.peer("containerd", "ctr", "busybox")]
 
@@ -79,13 +88,9 @@ class Containerd:
         """What to execute, to have *words* run where the daemon is."""
         return words if self.root is None else self.root.argv(words)
 
-    def in_terminal(self, *words: str) -> str:
-        """What is shown on a terminal."""
-        script = in_terminal(self.client(*words))
-        done = subprocess.run(
-            self.inside(script), capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL
-        )
-        return ADVICE.sub("", done.stdout.replace("^@", ""))
+    def in_terminal(self, *words: str, last: str) -> str:
+        """What is shown on a terminal, where a line is typed as soon as *last* is shown."""
+        return ADVICE.sub("", shown_in_terminal(self.inside(in_terminal(self.client(*words))), last))
 
     def words(self, *words: str) -> list[str]:
         return self.inside(self.client(*words))
@@ -237,10 +242,10 @@ def test_a_life_under_containerd(containerd: Containerd) -> None:
 
 def test_terminals(containerd: Containerd) -> None:
     script = ("sh", "-c", ON_TERMINAL)
-    shown = containerd.in_terminal(*containerd.run_words("-t", "--rm", IMAGE, "a", *script))
+    shown = containerd.in_terminal(*containerd.run_words("-t", "--rm", IMAGE, "a", *script), last="all")
     assert shown.split() == ["/dev/pts/0", "7", "70", "all"], shown
     assert containerd.run("-d", IMAGE, "b", "sleep", "1000").returncode == 0
-    shown = containerd.in_terminal("task", "exec", "-t", "--exec-id", "e", "b", *script)
+    shown = containerd.in_terminal("task", "exec", "-t", "--exec-id", "e", "b", *script, last="all")
     assert shown.split() == ["/dev/pts/0", "7", "70", "all"], shown
     containerd("task", "delete", "--force", "b")
     assert containerd.states() == []

@@ -84,10 +84,10 @@ def test_in_the_foreground(engine: Engine) -> None:
 
 
 def test_with_a_terminal(engine: Engine) -> None:
-    shown = engine.in_terminal("run", "--rm", "-it", "box", "sh", "-c", ON_TERMINAL)
+    shown = engine.in_terminal("run", "--rm", "-it", "box", "sh", "-c", ON_TERMINAL, last="all")
     assert shown.split() == ["/dev/pts/0", "7", "70", "all"], shown
     engine("run", "-d", "--name", "idle", *IDLE, check=True)
-    shown = engine.in_terminal("exec", "-it", "idle", "sh", "-c", ON_TERMINAL)
+    shown = engine.in_terminal("exec", "-it", "idle", "sh", "-c", ON_TERMINAL, last="all")
     assert shown.split() == ["/dev/pts/0", "7", "70", "all"], shown
     engine("rm", "-f", "idle", check=True)
     assert engine.left() == []

@@ -33,7 +33,7 @@ ON_TERMINAL = """tty
 for i in $(seq 1000); do test "$(stty size 2>/dev/null)" = "7 70" && break; sleep 0.1; done
 stty size
 test -t 0 && test -t 1 && test -t 2 && echo all
-sleep 3 # podman's attach may leave with the container, before it has shown all
+read -r line # podman's attach may leave with the container, before it has shown all
 """
 
 

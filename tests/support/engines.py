@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from support.busybox import layer, write_archive
-from support.peers import PATIENCE, PeerRoot, lamina_runtime
+from support.peers import PATIENCE, PeerRoot, in_terminal, lamina_runtime, shown_in_terminal
 
 STORAGE = """[storage]
 driver = "overlay"
@@ -58,10 +58,9 @@ class Engine:
     def popen(self, *words: str) -> subprocess.Popen[str]:
         return self.root.popen(self.words(*words), env=self.env)
 
-    def in_terminal(self, *words: str) -> str:
-        """What is shown on a terminal."""
-        # `script` passes the end of its input on, and the terminal shows that
-        return self.root.run_in_terminal(self.words(*words), env=self.env).stdout.replace("^@", "")
+    def in_terminal(self, *words: str, last: str) -> str:
+        """What is shown on a terminal, where a line is typed as soon as *last* is shown."""
+        return shown_in_terminal(self.root.argv(in_terminal(self.words(*words)), env=self.env), last)
 
     def state(self, name: str) -> dict[str, Any]:
         """`State` of what `inspect` says."""

@@ -43,13 +43,13 @@ class Leaks:
 
     def processes(self) -> set[str]:
         """Processes that have a place of ours in their mounts, or our mark in their environment; this one apart."""
-        found = set()
+        found, seen = set(), dict[tuple[int, ...], bool]()
         for entry in os.scandir("/proc"):
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             try:
                 ours = self.mark and self.mark in Path(entry.path, "environ").read_bytes().split(b"\0")
-                if not ours and not self._names_us(Path(entry.path, "mountinfo").read_bytes()):
+                if not ours and not self._sees_us(entry.path, seen):
                     continue
                 command = (
                     Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -76,12 +76,15 @@ class Leaks:
     def cgroups(self) -> set[str]:
         """Control groups of Lamina's in which nobody lives, whoever's they are."""
         found = set()
-        for directory, subdirectories, _ in os.walk(CGROUPS):
-            subdirectories[:] = [name for name in subdirectories if not _is_anothers(name)]
-            for name in subdirectories:
-                path = Path(directory, name)
-                if "lamina" in str(path).lower() and _is_empty(path):
-                    found.add(str(path))
+        pending = [str(CGROUPS)]
+        while pending:
+            for name in _directories(pending.pop()):
+                if _is_anothers(os.path.basename(name)):
+                    continue
+                if _has_directories(name):
+                    pending.append(name)
+                elif "lamina" in name.lower() and _is_empty(name):
+                    found.add(name)
         return found
 
     def left(self, patience: float = PATIENCE) -> list[str]:
@@ -96,11 +99,9 @@ class Leaks:
         )
         lasting: dict[str, set[str]] = {}
         while True:
-            lasting = {
-                # a control group must stay empty all the time to be a left-over: others' come and go
-                kind: (look() - before) & lasting.get(kind, look())
-                for kind, look, before in looks
-            }
+            found = {kind: look() - before for kind, look, before in looks}
+            # a control group must stay empty all the time to be a left-over: others' come and go
+            lasting = {kind: there & lasting.get(kind, there) for kind, there in found.items()}
             now = time.monotonic()
             others = any(found for kind, found in lasting.items() if kind != "control group")
             if now > end or (not others and (now > soon or not lasting["control group"])):
@@ -112,6 +113,14 @@ class Leaks:
                     continue
                 return [f"{kind} {what}" for kind, found in lasting.items() for what in sorted(found)]
             time.sleep(0.05)
+
+    def _sees_us(self, process: str, seen: dict[tuple[int, ...], bool]) -> bool:
+        """Whether a mount of that process is ours. Most share theirs: *seen* is of each namespace and root."""
+        root = os.stat(f"{process}/root")
+        place = os.stat(f"{process}/ns/mnt").st_ino, root.st_dev, root.st_ino
+        if place not in seen:
+            seen[place] = self._names_us(Path(process, "mountinfo").read_bytes())
+        return seen[place]
 
     def _names_us(self, text: bytes) -> bool:
         return any(_names(place, text) for place in self.places)
@@ -169,11 +178,24 @@ def _is_anothers(name: str) -> bool:
     return name.startswith(PEERS) and pid != str(os.getpid()) and os.path.exists(f"/proc/{pid}")
 
 
-def _is_empty(cgroup: Path) -> bool:
+def _directories(place: str) -> list[str]:
     try:
-        with os.scandir(cgroup) as entries:  # closed, although the first directory may end the search
-            return not (cgroup / "cgroup.procs").read_text() and not any(
-                entry.is_dir(follow_symlinks=False) for entry in entries
-            )
+        with os.scandir(place) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:  # gone
+        return []
+
+
+def _has_directories(place: str) -> bool:
+    """Mostly without looking: a control group has some forty files, and a link of each that is below it."""
+    try:
+        return os.stat(place).st_nlink != 2 and bool(_directories(place))
+    except OSError:
+        return False
+
+
+def _is_empty(cgroup: str) -> bool:
+    try:
+        return not Path(cgroup, "cgroup.procs").read_text()
     except OSError:
         return False

@@ -151,12 +151,6 @@ class PeerRoot:
         )
         return started
 
-    def run_in_terminal(
-        self, words: Sequence[str | Path], **options: Any
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command with a terminal of its own as its standard streams; what it shows is the result's output."""
-        return self.run(in_terminal(words), **options)
-
     def start_daemon(
         self, words: Sequence[str | Path], *, ready: Callable[[], bool], log: Path, **options: Any
     ) -> subprocess.Popen[str]:
@@ -289,6 +283,23 @@ def at_rest(count: Callable[[], int]) -> int:
 def in_terminal(words: Sequence[str | Path]) -> list[str]:
     """What to execute, to have *words* run on a terminal of seven lines and seventy columns."""
     return ["script", "-qec", f"stty rows 7 cols 70; exec {shlex.join(map(str, words))}", "/dev/null"]
+
+
+def shown_in_terminal(argv: Sequence[str], last: str) -> str:
+    """What *argv*, made with `in_terminal`, shows. As soon as *last* is shown a line is typed: it may wait for that."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        try:
+            shown = b""
+            while last.encode() not in shown and (more := os.read(process.stdout.fileno(), 4096)):
+                shown += more
+            rest, _ = process.communicate(b"\n", timeout=200)
+        except BaseException:
+            process.kill()
+            raise
+    # `script` passes the end of its input on, and the terminal shows that
+    return (shown + rest).decode().replace("^@", "")
 
 
 def _binds_of(writable: Sequence[Path]) -> Iterator[str]:

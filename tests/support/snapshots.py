@@ -17,6 +17,7 @@ from lamina.overlay.tree import Tree
 
 Record = tuple[Any, ...]
 Snapshot = dict[bytes, Record]
+Inodes = dict[bytes, tuple[int, int]]  # device and number of what is not a directory, by path
 
 
 def _record(status: os.stat_result, payload: Any, attributes: Any) -> Record:
@@ -27,6 +28,7 @@ def _record(status: os.stat_result, payload: Any, attributes: Any) -> Record:
     )  # fmt: skip
 
 
+CTIME = frozenset({"ctime"})
 FIELDS = ("mode", "uid", "gid", "nlink", "size", "mtime", "ctime", "rdev", "payload", "xattrs")
 
 
@@ -38,32 +40,33 @@ def errno_of(call: Callable[[], Any]) -> Any:
         return ("errno", errno.errorcode[error.errno or 0])
 
 
-def snapshot(root: bytes, broken: Iterable[bytes] = ()) -> Snapshot:
+def snapshot(root: bytes, broken: Iterable[bytes] = (), inodes: Inodes | None = None) -> Snapshot:
     """Everything below a directory, by descriptors: entries that cannot be looked up have their errno as record.
 
     Whether a mount lists these depends on what it has cached, so they are not in listings; *broken* are paths to
     ask for even if they are not listed, or if nothing is for their sake. Nor are names that are listed but not
-    there: a whiteout that hides nothing.
+    there: a whiteout that hides nothing. *inodes* is filled.
     """
     found: Snapshot = {}
+    inodes = {} if inodes is None else inodes
     asked: dict[bytes, set[bytes]] = {}
     for path in broken:
         asked.setdefault(os.path.dirname(path), set()).add(os.path.basename(path))
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _snapshot(fd, b"", found, asked)
+        _snapshot(fd, b"", found, asked, inodes)
     finally:
         os.close(fd)
     return found
 
 
-def _snapshot(fd: int, path: bytes, found: Snapshot, asked: dict[bytes, set[bytes]]) -> None:
+def _snapshot(fd: int, path: bytes, found: Snapshot, asked: dict[bytes, set[bytes]], inodes: Inodes) -> None:
     said = listed(fd)
     names = (said if isinstance(said, set) else set()) | asked.get(path, set())
     payload = []
     for name in sorted(names):
         below = _join(path, name)
-        record = _entry(fd, name, below, found, asked)
+        record = _entry(fd, name, below, found, asked, inodes)
         if isinstance(record, tuple) and record[0] == "errno":
             if record[1] != "ENOENT":
                 found[below] = record
@@ -95,7 +98,7 @@ def listed(fd: int) -> Any:
 
 
 def _entry(
-    fd: int, name: bytes, path: bytes, found: Snapshot, asked: dict[bytes, set[bytes]]
+    fd: int, name: bytes, path: bytes, found: Snapshot, asked: dict[bytes, set[bytes]], inodes: Inodes
 ) -> Record | None:
     status = errno_of(lambda: os.stat(name, dir_fd=fd, follow_symlinks=False))
     if not isinstance(status, os.stat_result):
@@ -106,10 +109,11 @@ def _entry(
         if isinstance(inner, tuple):
             return inner
         try:
-            _snapshot(inner, path, found, asked)
+            _snapshot(inner, path, found, asked, inodes)
         finally:
             os.close(inner)
         return None
+    inodes[path] = status.st_dev, status.st_ino
     if stat.S_ISREG(status.st_mode):
         payload = errno_of(lambda: _read(fd, name))
     elif stat.S_ISLNK(status.st_mode):
@@ -185,6 +189,24 @@ def without_stale(ours: Snapshot, theirs: Snapshot) -> tuple[Snapshot, Snapshot]
             names = above[8]
             if isinstance(names, list) and os.path.basename(stale) in names:
                 names.remove(os.path.basename(stale))
+    return ours, theirs
+
+
+def without_aliases(ours: Snapshot, theirs: Snapshot, inodes: Inodes) -> tuple[Snapshot, Snapshot]:
+    """Both without files that the kernel takes for one another, if it shows at one of the places what is there.
+
+    The content of a metacopy in the upper, if a forged redirect leads to it, may be a file that shows at a place of its
+    own, too: to the kernel's cache both are the inode below (ovl_hash_bylower), and what was looked at first shows at
+    both places. These have fewer links than places.
+    """
+    places: dict[tuple[int, int], list[bytes]] = {}
+    for path in sorted(ours.keys() & inodes.keys() & theirs.keys()):
+        places.setdefault(inodes[path], []).append(path)
+    for paths in places.values():
+        several = len({repr(ours[path]) for path in paths}) > 1 and len(paths) > theirs[paths[0]][3]
+        if several and any(not differences({p: ours[p]}, {p: theirs[p]}, CTIME) for p in paths):
+            for path in paths:
+                del ours[path], theirs[path]
     return ours, theirs
 
 

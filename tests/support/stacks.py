@@ -7,6 +7,8 @@ it is meant to run in a private mount namespace, in a directory of its own (`scr
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import shutil
 import stat
@@ -72,15 +74,21 @@ class Kit:
 
 # -- drawing ---------------------------------------------------------------------------------------------------
 
+# Strategies are made once: Hypothesis labels and validates each one that it meets for the first time, and a stack of
+# hundreds of draws took most of a property's time in that.
 
+
+@functools.cache
 def names(kit: Kit = Kit()) -> st.SearchStrategy[bytes]:
     return st.sampled_from(NAMES[:3] if kit.dense else NAMES)
 
 
+@functools.cache
 def contents() -> st.SearchStrategy[bytes]:
     return st.sampled_from((b"", b"one", b"two", b"a longer content\n" * 300, b"\0" * 9000 + b"end"))
 
 
+@functools.cache
 def xattrs(kit: Kit, kind: str) -> st.SearchStrategy[tuple[tuple[str, bytes], ...]]:
     known = []
     if kind in ("file", "dir"):
@@ -91,57 +99,73 @@ def xattrs(kit: Kit, kind: str) -> st.SearchStrategy[tuple[tuple[str, bytes], ..
         known += ["trusted.a", "user.overlay.opaque"] if kind in ("file", "dir") else ["trusted.a"]
     if not known:
         return st.just(())
-    return st.lists(
-        st.tuples(st.sampled_from(known), st.sampled_from((b"", b"y", b"\0\xff"))),
-        max_size=3,
-        unique_by=lambda pair: pair[0],
-    ).map(
-        lambda pairs: tuple(pair for pair in pairs if not (pair[0].endswith("protattr") and pair[1] == b""))
-    )
+    pairs = itertools.product(known, (b"", b"y", b"\0\xff"))
+    allowed = [(name, text) for name, text in pairs if text or not name.endswith("protattr")]
+    return st.lists(st.sampled_from(allowed), max_size=3, unique_by=lambda pair: pair[0]).map(tuple)
 
 
+@functools.cache
 def redirects(kit: Kit) -> st.SearchStrategy[bytes]:
     below = st.lists(names(kit), min_size=1, max_size=3).map(lambda parts: b"/" + b"/".join(parts))
     sane = st.one_of(names(kit), below)
     return sane if kit.dense else st.one_of(sane, st.sampled_from((b"..", b"a/b", b"//a")))
 
 
-@st.composite
-def nodes(draw: st.DrawFn, kit: Kit, depth: int) -> Node:
+@functools.cache
+def kinds(kit: Kit) -> st.SearchStrategy[str]:
     common = ["file", "dir", "file", "dir", "whiteout", "symlink", "link", "xwhiteout"]
-    kind = draw(
-        st.sampled_from(common + (["fifo", "socket", "char", "block"] if kit.root else ["fifo", "socket"]))
-    )
+    return st.sampled_from(common + (["fifo", "socket", "char", "block"] if kit.root else ["fifo", "socket"]))
+
+
+@functools.cache
+def plain_attributes(kit: Kit, link: bool) -> st.SearchStrategy[tuple[int, tuple[int, int], int]]:
+    """Mode, owner and time, as one draw: they have nothing to do with each other."""
+    return st.sampled_from(tuple(itertools.product((0o777,) if link else MODES, kit.owners, TIMES)))
+
+
+TARGETS = st.sampled_from((b"a", b"../b", b"/a/b", b"./c//x", b"/", b"..", b"b/", b"\xff\xfe."))
+OPAQUE = st.sampled_from((b"", b"", b"", b"", b"y", b"yy"))
+ONE_IN = {count: st.integers(0, count - 1) for count in (2, 6, 8, 10)}  # it is if 0 is drawn
+
+
+@functools.cache
+def perhaps_redirected(kit: Kit) -> st.SearchStrategy[bytes]:
+    return st.one_of(st.just(b""), redirects(kit))
+
+
+@st.composite
+def _nodes(draw: st.DrawFn, kit: Kit, depth: int) -> Node:
+    kind = draw(kinds(kit))
     if kind in ("whiteout", "xwhiteout", "link"):
         return Node(kind, content=draw(names(kit)) if kind == "link" else b"")
+    mode, owner, mtime_ns = draw(plain_attributes(kit, kind == "symlink"))
     plain: dict[str, Any] = {
-        "mode": draw(st.sampled_from(MODES)) if kind != "symlink" else 0o777,
-        "owner": draw(st.sampled_from(kit.owners)),
-        "mtime_ns": draw(st.sampled_from(TIMES)),
-        "xattrs": draw(xattrs(kit, kind)),
-    }
+        "mode": mode, "owner": owner, "mtime_ns": mtime_ns, "xattrs": draw(xattrs(kit, kind))
+    }  # fmt: skip
     if kind == "file":
         plain["content"] = draw(contents())
-        if kit.metacopies and draw(st.integers(0, 1 if kit.dense else 7)) == 0:
+        if kit.metacopies and draw(ONE_IN[2 if kit.dense else 8]) == 0:
             plain["metacopy"] = True
-            plain["redirect"] = draw(st.one_of(st.just(b""), redirects(kit)))
-        elif draw(st.integers(0, 9)) == 0:
+            plain["redirect"] = draw(perhaps_redirected(kit))
+        elif draw(ONE_IN[10]) == 0:
             plain["xattrs"] += ((("security.capability", CAPABILITY) if kit.root else ("user.c", b"c")),)
-            if kit.root and draw(st.booleans()):
+            if kit.root and draw(ONE_IN[2]) == 0:
                 plain["xattrs"] += (("system.posix_acl_access", ACL),)
     elif kind == "symlink":
-        plain["content"] = draw(
-            st.sampled_from((b"a", b"../b", b"/a/b", b"./c//x", b"/", b"..", b"b/", b"\xff\xfe."))
-        )
+        plain["content"] = draw(TARGETS)
     elif kind == "dir":
         if depth > 0:
             plain["children"] = draw(directories(kit, depth - 1))
-        plain["opaque"] = draw(st.sampled_from((b"", b"", b"", b"", b"y", b"yy")))
-        if kit.redirects and draw(st.integers(0, 1 if kit.dense else 5)) == 0:
+        plain["opaque"] = draw(OPAQUE)
+        if kit.redirects and draw(ONE_IN[2 if kit.dense else 6]) == 0:
             plain["redirect"] = draw(redirects(kit))
     return Node(kind, **plain)
 
 
+nodes = functools.cache(_nodes)
+
+
+@functools.cache
 def directories(kit: Kit, depth: int) -> st.SearchStrategy[tuple[tuple[bytes, Node], ...]]:
     entry = st.tuples(names(kit), nodes(kit, depth))
     return st.lists(
@@ -149,6 +173,7 @@ def directories(kit: Kit, depth: int) -> st.SearchStrategy[tuple[tuple[bytes, No
     ).map(tuple)
 
 
+@functools.cache
 def layers(kit: Kit, least: int = 1, most: int = 6) -> st.SearchStrategy[list[Node]]:
     """Whole layers, top first."""
     root = st.builds(
