@@ -66,8 +66,8 @@ class Client:
     `owner_at` gives the name of who has an address of them, "" for nobody, None for addresses of others. `servers` are
     asked for the rest, or those that `now` hands to whoever it is called with, at once or later; with none it is
     refused, and where `may` says no of a name. `learn` is told the addresses of an answer (and whether it is the
-    network's own) before the client is, and says whether it may be told, and how much processor time that has cost: where it
-    may not the client is told that it failed.
+    network's own) before the client is, and says whether it may be told, and how many seconds of processor time that
+    has cost: where it may not the client is told that it failed.
     """
 
     networks: tuple[bytes, ...]

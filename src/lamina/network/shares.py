@@ -1,8 +1,8 @@
 """How much of a second each of those who ask has had: who asks much, or what takes long, is to leave time to others.
 
 There is one thread for all. What a question costs is up to who asks it, and to the servers that answer it: so not only
-questions are counted, but the processor's time that was spent on them. How long that took by the clock is up to whatever
-else this machine does just then, and nobody is to answer for it.
+questions are counted, but the processor's time that was spent on them. How long that took by the clock is up to
+whatever else this machine does just then, and nobody is to answer for it.
 """
 
 from __future__ import annotations
