@@ -118,6 +118,45 @@ def test_recursive_attributes_reach_what_is_mounted_below(tmp_path: Path, word: 
 
 
 @pytest.mark.parametrize(
+    ("options", "top", "below"),
+    [
+        ("ro,rro", "ro,relatime", "ro,relatime"),
+        ("rro,rw", "ro,relatime", "ro,relatime"),
+        ("rw,rro", "ro,relatime", "ro,relatime"),
+        ("rrw,ro", "rw,relatime", "rw,relatime"),
+        ("ro,rrw", "rw,relatime", "rw,relatime"),
+        ("rro,rrw", "ro,relatime", "ro,relatime"),
+        ("rrw,rro", "ro,relatime", "ro,relatime"),
+        ("rsuid,nosuid", "rw,relatime", "rw,relatime"),
+        ("rnosuid,suid", "rw,nosuid,relatime", "rw,nosuid,relatime"),
+        ("rnosuid,rsuid", "rw,nosuid,relatime", "rw,nosuid,relatime"),
+        ("rnoatime,strictatime", "rw,noatime", "rw,noatime"),
+        ("noatime,rrelatime", "rw,relatime", "rw,relatime"),
+        ("rnoatime,rstrictatime", "rw", "rw"),
+        ("rstrictatime,rnoatime", "rw,noatime", "rw,noatime"),
+        ("rnodiratime,rdiratime", "rw,nodiratime,relatime", "rw,nodiratime,relatime"),
+    ],
+)
+def test_words_for_all_below_and_plain_ones(tmp_path: Path, options: str, top: str, below: str) -> None:
+    """As runc 1.1 and crun 1.21 have it where these agree (or do it at all), else as runc."""
+
+    def inner() -> tuple[str, str]:
+        source = tmp_path / "source"
+        source.mkdir()
+        mount("tmpfs", source, "tmpfs")
+        (source / "below").mkdir()
+        mount("tmpfs", source / "below", "tmpfs")
+        entry = {"type": "bind", "source": str(source), "options": ["rbind", *options.split(",")]}
+        lines = said(prepared(tmp_path, spec_for(entry))).splitlines()
+        found = [line.split()[5] for line in lines if f" {PLACE} " in line or f" {PLACE}/below " in line]
+        umount2(source / "below")
+        umount2(source)
+        return found[0], found[1]
+
+    assert in_mount_namespace(inner) == (top, below)
+
+
+@pytest.mark.parametrize(
     ("options", "expected", "absent"),
     [
         (["sync"], {"sync"}, set()),
