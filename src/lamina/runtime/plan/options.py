@@ -79,8 +79,8 @@ class Options:
 def parse_options(options: list[str]) -> Options:
     """Sort mount *options*; of two that contradict each other the later one counts, as in mount(8).
 
-    As in runc and crun not so of two that are for all below: there what restricts counts (`rro` and `rrw` are `rro`), for
-    the kernel clears before it sets. And what is for all below comes last: `rrw` takes back a `ro`, `rro` a `rw`.
+    As in runc and crun not so of two that are for all below: there what restricts counts (`rro` and `rrw` are `rro`),
+    for the kernel clears before it sets. And what is for all below comes last: `rrw` takes back a `ro`, `rro` a `rw`.
     """
     attributes = [0, 0, 0, 0]
     propagation = bind = idmap = None
