@@ -11,7 +11,7 @@ SRC = Path(lamina.__file__).parent
 # who says what is wrong with what somebody asked of networks
 SAYING = (
     "engine/network*.py", "engine/connecting.py", "engine/publishing.py", "engine/port_claims.py", "engine/plugging.py",
-    "engine/egress*.py", "engine/taken_bridges.py", "engine/respond*.py", "engine/cni.py", "engine/usermode.py",
+    "engine/egress*.py", "engine/taken_bridges.py", "engine/respond*.py", "engine/cni*.py", "engine/usermode.py",
     "engine/default_network.py", "engine/foreign_networks*.py", "engine/sharing.py", "network/*.py",
     "store/networks.py",
 )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lamina.engine import cni, picture, plugging, session, starting
+from lamina.engine import cni, cni_lists, picture, plugging, session, starting
 from lamina.engine.cni_mistakes import is_mistaken
 from lamina.errors import InvalidInput, KernelError, LaminaError, NotFound, Unsupported
 from lamina.runtime.launch import launch
@@ -379,7 +379,7 @@ def test_what_no_plugin_can_do_is_said_before_anything_is_made(store_root: Path,
 
 def test_a_single_configuration_is_a_list_of_one(place: Path) -> None:
     (place / "9.conf").write_text(json.dumps({"cniVersion": "0.4.0", "name": "one", "type": "loopback"}))
-    found = cni.find("one")
+    found = cni_lists.find("one")
     assert (found["cniVersion"], [one["type"] for one in found["plugins"]]) == ("0.4.0", ["loopback"])
 
 
@@ -392,7 +392,7 @@ def test_files_are_looked_at_in_the_order_of_libcni(place: Path) -> None:
         (place / name).write_text(json.dumps(content))
 
     def kinds() -> list[str]:
-        return [one["type"] for one in cni.find("net")["plugins"]]
+        return [one["type"] for one in cni_lists.find("net")["plugins"]]
 
     for name, kind in (
         ("20-b.conf", "second"), ("10-a.json", "first"), ("40-d.conflist", "fourth"), ("30-c.conflist", "third"),
@@ -430,7 +430,7 @@ def test_files_are_looked_at_in_the_order_of_libcni(place: Path) -> None:
     with pytest.raises(InvalidInput, match="disableCheck"):
         kinds()
     put("30-c.conflist", "third", disableCheck="false")
-    assert cni.find("net")["disableCheck"] is False
+    assert cni_lists.find("net")["disableCheck"] is False
 
 
 def test_only_what_a_plugin_has_not_made_is_no_complaint() -> None:
@@ -455,4 +455,4 @@ def test_a_configuration_that_is_made_otherwise_is_said(place: Path, made: dict[
     content = {"cniVersion": "1.0.0", "name": "odd", "plugins": [{"type": "bridge"}], **made}
     (place / "odd.conflist").write_text(json.dumps(content))
     with pytest.raises((InvalidInput, Unsupported), match=said):
-        cni.find("odd")
+        cni_lists.find("odd")

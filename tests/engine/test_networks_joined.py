@@ -347,8 +347,8 @@ POINTS = (
 def killed(host: Host, box: Any, verb: str, watch: str) -> None:
     child = os.fork()
     if child == 0:
-        trace.hook = trace.parse(watch)
         try:
+            trace.hook = trace.parse(watch)
             getattr(host.engine.networks.get("back"), verb)(box.id)
         finally:
             os._exit(0)
@@ -417,6 +417,38 @@ def test_who_connects_is_killed_at_a_step(on_host, tmp_path):
         back.connect(box.id)
         box.kill(signal.SIGKILL)
         until(lambda: host.left() == [])
+
+    on_host(test)
+
+
+def test_a_link_of_the_start_before_is_not_that_of_this_one(on_host, tmp_path):
+    """Somebody holds the network namespace of a start that has ended, so that its links are still there, which have the
+    names of those that are to come: `system check` finds that the container of this start lacks one.
+    """
+
+    def test(host):
+        two(host)
+        box = host.start("sleep 1000", name="box", network="front")
+        back = host.engine.networks.get("back")
+        killed(host, box, "connect", f"log:{tmp_path}/steps")
+        plugged = (tmp_path / "steps").read_text().splitlines().index("connect: plug") + 1
+        held = os.open(f"/proc/{box.attrs['State']['Pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            box.stop(timeout=0)
+            back.disconnect("box")
+            box.start()
+            assert host.engine.storage.check().findings == ()
+            killed(host, box, "connect", f"kill:{plugged}")
+            assert port_of(box.id, 1, table_of(host.engine.store)) in host.ports()
+            found = [one.what for one in host.engine.storage.check().findings]
+            assert found == ["unlinked box back 1"]
+            host.engine.storage.check(repair=True)
+            assert host.engine.storage.check().findings == ()
+            assert "10.51.0" in inside(box, "cat", "/proc/net/fib_trie")
+        finally:
+            os.close(held)
+        box.restart(timeout=0)
+        assert host.engine.storage.check().findings == ()
 
     on_host(test)
 

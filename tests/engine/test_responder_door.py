@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lamina.document import decode, encode
-from lamina.engine import responder_door
+from lamina.engine import responder_door, responder_monitor
 from lamina.engine.responder_door import MOST, Door
+from lamina.engine.responder_monitor import Warden
 from lamina.network.responder import MOST_ASKED, MOST_ASKED_BY_ONE
 
 FOUND = [(60, bytes((192, 0, 2, 9)))]
@@ -151,3 +153,12 @@ def test_what_went_wrong_is_said_while_others_wait(stage: Stage, monkeypatch: py
     stage.answer(failed)
     stage.answer(asked)
     assert stage.said == [("boxx", True)]
+
+
+def test_who_waits_for_others_does_not_answer_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changing the rules took is the processor's time: the clock goes on as well where others change theirs."""
+    clock, used = iter((10.0, 10.75)), iter((1.0, 1.25))
+    monkeypatch.setattr(responder_monitor, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(responder_monitor, "thread_time", lambda: next(used), raising=False)
+    warden: Any = SimpleNamespace(_answer_to=lambda _: {"may": True})
+    assert Warden._answered(warden, b'{"number": 7}') == {"may": True, "number": 7, "took": 0.25}

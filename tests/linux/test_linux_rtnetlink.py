@@ -26,6 +26,7 @@ from lamina.linux.netlink import (
     requests,
 )
 from lamina.linux.rtnetlink import (
+    NETNSA_NSID_NOT_ASSIGNED,
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELNEIGH,
@@ -42,6 +43,7 @@ from lamina.linux.rtnetlink import (
     forwarding_entry,
     link,
     links,
+    namespace_number,
     neighbour,
     neighbours,
     route,
@@ -55,11 +57,11 @@ NEW = NLM_F_CREATE | NLM_F_EXCL
 MAC = bytes.fromhex("020000000007")
 HEADERS = (
     "linux/rtnetlink.h", "linux/if_link.h", "linux/if_addr.h", "linux/neighbour.h", "linux/netlink.h", "linux/veth.h",
-    "linux/netfilter.h", "linux/netfilter/nf_tables.h", "linux/netfilter/nfnetlink.h",
+    "linux/net_namespace.h", "linux/netfilter.h", "linux/netfilter/nf_tables.h", "linux/netfilter/nfnetlink.h",
 )  # fmt: skip
 PREFIXES = (
     "RTM", "NLM", "NLMSG", "NLMSGERR", "IFLA", "IFA", "RTA", "RTN", "RTPROT", "RT", "NDA", "NUD", "NTF", "NF", "NFT",
-    "NFNL", "VETH",
+    "NFNL", "VETH", "NETNSA",
 )  # fmt: skip
 
 
@@ -236,6 +238,29 @@ def test_without_root_in_namespaces_of_its_own():
             return names, nftables.tables(rules)
 
     assert in_user_namespace(inner) == ({"lo", "one", "two"}, [("inet", "mine")])
+
+
+@pytest.mark.userns
+def test_where_the_other_end_of_a_link_is():
+    def inner():
+        with open_channel() as outside, open("/proc/self/ns/net") as before:
+            unshare(CLONE_NEWNET)
+            with open_channel() as inside, open("/proc/self/ns/net") as own:
+                one = link(name="one", more=veth(link(name="two", namespace_fd=before.fileno())))
+                request(inside, RTM_NEWLINK, one, NEW)
+                request(inside, RTM_NEWLINK, link(name="here", more=veth(link(name="there"))), NEW)
+                two = links(outside, name="two")[0]
+                known = [namespace_number(outside, file.fileno()) for file in (own, before)]
+                return two.other_namespace, known, links(inside, name="here")[0].other_namespace
+
+    def apart():
+        unshare(CLONE_NEWNET)
+        return inner()
+
+    other, (own, before), here = in_user_namespace(apart)
+    assert (other, here) == (own, NETNSA_NSID_NOT_ASSIGNED)
+    assert own >= 0
+    assert before != own
 
 
 def test_a_link_is_placed_by_a_descriptor_too():

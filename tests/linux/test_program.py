@@ -8,6 +8,8 @@ import signal
 import struct
 import sys
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,8 @@ from lamina.linux import packed, runner
 from lamina.linux.constants import AT_FDCWD, CLONE_VFORK, CLONE_VM, PR_GET_DUMPABLE
 from lamina.linux.process import prctl
 from lamina.linux.program import Out, Reg, Step, Strings, Struct, assemble
+from support.lives import until
+from support.namespaces import in_user_namespace
 
 try:
     from lamina.linux import _native as native
@@ -242,3 +246,44 @@ def test_a_helper_joins_namespaces_before_it_makes_the_process():
             assemble(steps).spawn(0, enter=((opened[0], CLONE_NEWTIME),))
         for fd in opened:
             os.close(fd)
+
+
+class Interrupted(BaseException):
+    """What a handler of a signal raises, as Ctrl-C's does."""
+
+
+def interrupted(_: int, __: object) -> None:
+    raise Interrupted
+
+
+@pytest.mark.userns
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "by another thread"])
+def test_a_handler_that_raises_while_a_process_is_made_loses_none(elsewhere: bool) -> None:
+    """It is noted, or has gone, also where the signal came to a thread that does not keep it back."""
+
+    def inner() -> tuple[int, bool]:
+        spawn, wait = runner.spawn, runner._await
+
+        def interrupt(helper: int) -> None:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            if elsewhere:
+                until(lambda: False)  # it runs here when this thread executes its next instruction
+            wait(helper)
+
+        runner._await = interrupt
+        signal.signal(signal.SIGUSR2, interrupted)
+        if elsewhere:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        program = assemble([Step("ppoll", None, 0, None, None, 0)])
+        noted: list[Any] = []
+        with pytest.raises(Interrupted):
+            spawn(program.records, program.arena, program.relocations, program.registers, 0, -1, noted)
+        for pid, pidfd, _ in noted:
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        left = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        for lost in left:
+            os.kill(int(lost), signal.SIGKILL)
+        return len(left), bool(noted)
+
+    assert in_user_namespace(inner, timeout=100) == (0, not elsewhere)

@@ -179,12 +179,14 @@ def test_who_floods_leaves_time_to_others(stage: Stage) -> None:
 
 def test_a_share_is_of_time_and_only_where_others_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a question costs is up to who asks it, and to the servers that answer it."""
-    now = [100.0]
+    now, used = [100.0], [5.0]
     monkeypatch.setattr(shares, "monotonic", lambda: now[0])
+    monkeypatch.setattr(shares, "thread_time", lambda: used[0])
 
-    def spend(seconds: float, source: str = OWN) -> bool:
-        began = now[0]
-        now[0] += seconds
+    def spend(seconds: float, source: str = OWN, *, waited: float = 0.0) -> bool:
+        began = kept.begin()
+        now[0] += seconds + waited
+        used[0] += seconds
         kept.spend(source, began)
         return kept.has_had_enough(source)
 
@@ -207,6 +209,19 @@ def test_a_share_is_of_time_and_only_where_others_ask(monkeypatch: pytest.Monkey
     now[0] = 300.0
     assert all(kept.hear(OWN) for _ in range(MOST_A_SECOND))
     assert not kept.hear(OWN)
+    now[0] = 400.0
+    assert kept.hear(OWN)
+    assert not spend(0.001, OTHER, waited=0.9), "nobody answers for it that others had the processor"
+    assert not spend(0.001, OTHER)
+    assert spend(0.03), "who takes long takes it from the little that there is"
+    now[0] = 401.0
+    assert not spend(0.009), "in which everybody has something"
+    assert spend(0.03), "and there will hardly be more than in the last second"
+    now[0] = 402.0
+    assert kept.hear(OTHER)
+    assert not spend(0.2)
+    kept.charge(OWN, 0.1)
+    assert kept.has_had_enough(OWN), "what another process did for it counts as well"
 
 
 def test_who_has_had_his_time_waits_and_others_do_not(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +229,7 @@ def test_who_has_had_his_time_waits_and_others_do_not(stage: Stage, monkeypatch:
     kept = stage.responder._shares
     monkeypatch.setattr(kept, "has_had_enough", lambda source: source == OWN and enough.is_set())
     monkeypatch.setattr(kept, "spend", lambda source, since: spent.append(source))
+    monkeypatch.setattr(kept, "charge", lambda source, seconds: spent.append(source))
 
     def learn(asked: dns.Query, found: list[tuple[int, bytes]], own: bool, then: Callable[..., None]) -> None:
         learnt.append(asked.name)

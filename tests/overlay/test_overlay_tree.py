@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from lamina.overlay.spec import MountSpec
 from lamina.overlay.stack import Overlay
 from lamina.overlay.tree import Tree
 from support.grow import WHITEOUT, XWHITEOUT, Marked, Metacopy, To, grow, moved, opaque
+from support.held import held_descriptors
 from support.namespaces import in_mount_namespace
 from support.rootless import Rootless
 from support.snapshots import Snapshot, beside_broken, differences, errno_of, snapshot, snapshot_tree
@@ -550,6 +552,23 @@ def test_a_fifo_or_device_is_never_opened(tmp_path: Path) -> None:
         with pytest.raises(OSError) as caught:
             (tree / "fifo").read_bytes()
         assert caught.value.errno == errno.EINVAL
+
+
+def test_what_open_refuses_leaves_nothing_open(tmp_path: Path) -> None:
+    """Whether `open` refuses words before it has the descriptor, or after that."""
+    wrong: list[dict[str, Any]] = [
+        {"mode": "rb", "errors": "strict"}, {"mode": "rb", "newline": ""}, {"mode": "rb", "encoding": "utf-8"},
+        {"encoding": "no such"}, {"buffering": 0}, {"newline": "x"},
+    ]  # fmt: skip
+    with stack(tmp_path, {"file": "text"}, {}, user=True).open() as tree:
+        (tree / "file").read_bytes()
+        before = held_descriptors()
+        for words in wrong:
+            with pytest.raises((ValueError, LookupError)):
+                (tree / "file").open(**words)
+        assert held_descriptors() == before
+        with (tree / "file").open() as file:
+            assert (file.name, file.read()) == ("/file", "text")
 
 
 def test_a_layer_that_swaps_directories_for_links_never_shows_the_host(tmp_path: Path, secret: Path) -> None:

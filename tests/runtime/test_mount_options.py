@@ -118,6 +118,45 @@ def test_recursive_attributes_reach_what_is_mounted_below(tmp_path: Path, word: 
 
 
 @pytest.mark.parametrize(
+    ("options", "top", "below"),
+    [
+        ("ro,rro", "ro,relatime", "ro,relatime"),
+        ("rro,rw", "ro,relatime", "ro,relatime"),
+        ("rw,rro", "ro,relatime", "ro,relatime"),
+        ("rrw,ro", "rw,relatime", "rw,relatime"),
+        ("ro,rrw", "rw,relatime", "rw,relatime"),
+        ("rro,rrw", "ro,relatime", "ro,relatime"),
+        ("rrw,rro", "ro,relatime", "ro,relatime"),
+        ("rsuid,nosuid", "rw,relatime", "rw,relatime"),
+        ("rnosuid,suid", "rw,nosuid,relatime", "rw,nosuid,relatime"),
+        ("rnosuid,rsuid", "rw,nosuid,relatime", "rw,nosuid,relatime"),
+        ("rnoatime,strictatime", "rw,noatime", "rw,noatime"),
+        ("noatime,rrelatime", "rw,relatime", "rw,relatime"),
+        ("rnoatime,rstrictatime", "rw", "rw"),
+        ("rstrictatime,rnoatime", "rw,noatime", "rw,noatime"),
+        ("rnodiratime,rdiratime", "rw,nodiratime,relatime", "rw,nodiratime,relatime"),
+    ],
+)
+def test_words_for_all_below_and_plain_ones(tmp_path: Path, options: str, top: str, below: str) -> None:
+    """As runc 1.1 and crun 1.21 have it where these agree (or do it at all), else as runc."""
+
+    def inner() -> tuple[str, str]:
+        source = tmp_path / "source"
+        source.mkdir()
+        mount("tmpfs", source, "tmpfs")
+        (source / "below").mkdir()
+        mount("tmpfs", source / "below", "tmpfs")
+        entry = {"type": "bind", "source": str(source), "options": ["rbind", *options.split(",")]}
+        lines = said(prepared(tmp_path, spec_for(entry))).splitlines()
+        found = [line.split()[5] for line in lines if f" {PLACE} " in line or f" {PLACE}/below " in line]
+        umount2(source / "below")
+        umount2(source)
+        return found[0], found[1]
+
+    assert in_mount_namespace(inner) == (top, below)
+
+
+@pytest.mark.parametrize(
     ("options", "expected", "absent"),
     [
         (["sync"], {"sync"}, set()),
@@ -190,6 +229,49 @@ def test_an_overlay_as_an_ordinary_mount(tmp_path: Path, layers: int) -> None:
     )
     assert text == names[0]
     assert (tmp_path / "over/new").read_text() == "new\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [
+        ([], "2750"),
+        (["size=64k", "nosuid"], "2750"),
+        (["ro"], "2750"),
+        (["rro", "iversion"], "2750"),
+        (["tmpcopyup"], "2750"),
+        (["tmpcopyup", "ro"], "2750"),
+        (["mode=711"], "711"),
+        (["ro", "mode=711"], "711"),
+    ],
+    ids=lambda v: "+".join(v) if isinstance(v, list) else "",
+)
+def test_a_tmpfs_has_the_mode_of_what_it_covers(
+    tmp_path: Path, user: bool, options: list[str], mode: str
+) -> None:
+    """Unless it says which: as with runc and crun. Its owner is who mounts it."""
+    script = f"stat -c '%a %u %g' {PLACE}; ls {PLACE}; touch {PLACE}/x && echo written; true"
+    bundle = prepared(
+        tmp_path, spec_for({**TMPFS, "options": options}, "/bin/sh", "-c", f"exec 2>&1; {script}", user=user)
+    )
+    image, owner = tmp_path / "upper" / PLACE[1:], 100_000 if user else 0
+    (image / "there").mkdir()
+    os.chown(image, owner + 7, owner + 8)
+    image.chmod(0o2750)
+    lines = said(bundle).splitlines()
+    assert lines[0] == f"{mode} 0 0"
+    assert ("there" in lines) == ("tmpcopyup" in options)
+    assert (lines[-1] == "written") != bool({"ro", "rro"} & {*options})
+
+
+def test_a_tmpfs_that_covers_nothing_is_everybodys(tmp_path: Path, user: bool) -> None:
+    spec = small("/bin/stat", "-c", "%a", "/tmp/made/here")
+    spec["mounts"] = [
+        PROC, DEV, {**TMPFS, "destination": "/tmp"}, {**TMPFS, "destination": "/tmp/made/here"},
+    ]  # fmt: skip
+    if user:
+        spec["linux"]["namespaces"].append({"type": "user"})
+        spec["linux"].update(uidMappings=SHIFTED, gidMappings=SHIFTED)
+    assert said(over_host(tmp_path, spec)) == "1777\n"
 
 
 @pytest.mark.parametrize("size", ["1m", "4k"])

@@ -26,7 +26,7 @@ from lamina.runtime.plan.namespaces import FLAGS, first_id
 from lamina.runtime.plan.options import option_names, parse_options
 from lamina.runtime.plan.scheduling import affinity_steps, parse_list
 from lamina.runtime.plan.sysctl import namespace_of, path_of
-from lamina.runtime.waits import COPY_UP, ID_MAPS, LISTENER, NET_DEVICES, REPORT, TERMINAL
+from lamina.runtime.waits import COPY_UP, ID_MAPS, LISTENER, NET_DEVICES, REPORT, TAKE_MODE, TERMINAL
 from lamina.values import replace
 from support.bundles import WIRING, full, printable, small
 from support.starting import KINDS
@@ -117,10 +117,10 @@ def test_the_order_of_what_is_waited_for() -> None:
     bundle, wiring = everything()
     plan = compile_plan(bundle, wiring)
     kinds = [wait.kind for wait in plan.waits]
-    assert kinds == [ID_MAPS, NET_DEVICES, COPY_UP, TERMINAL, REPORT, LISTENER]
+    assert kinds == [ID_MAPS, NET_DEVICES, TAKE_MODE, COPY_UP, TERMINAL, REPORT, LISTENER]
     told = [step for step in plan.steps if step.call in ("sendmsg", "read")]
     assert [step.call for step in told] == [
-        "read", "sendmsg", "read", "sendmsg", "read", "sendmsg", "sendmsg", "sendmsg",
+        "read", "sendmsg", "read", "sendmsg", "read", "sendmsg", "read", "sendmsg", "sendmsg", "sendmsg",
     ]  # fmt: skip
 
 

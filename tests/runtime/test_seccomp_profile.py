@@ -65,11 +65,22 @@ def test_conditions_on_architectures() -> None:
         ("5.0-generic", ["a"]),
         ("10.0", ["a"]),
         ("3.9", ["b"]),
+        ("6", ["a"]),
+        ("6-rc1", ["a"]),
+        ("4", ["b"]),
+        ("5.10.0+", ["a"]),
+        ("6.1-foo", ["a"]),
     ],
 )
 def test_conditions_on_kernels(kernel: str, expected: list[str]) -> None:
     profile = document(rule("a", includes={"minKernel": "4.8"}), rule("b", excludes={"minKernel": "4.8"}))
     assert names(profile, kernel=kernel) == expected
+
+
+def test_a_kernel_in_a_condition_needs_no_second_number() -> None:
+    profile = document(rule("a", includes={"minKernel": "5"}), rule("b", includes={"minKernel": "6-rc1"}))
+    assert names(profile, kernel="5.0.1") == ["a"]
+    assert names(profile, kernel="6.0.0-rc1") == ["a", "b"]
 
 
 def test_architectures_of_the_machine() -> None:
@@ -113,6 +124,8 @@ def test_older_files_name_one_call_a_rule() -> None:
         (document({"name": "a", "names": ["b"], "action": "SCMP_ACT_ALLOW"}), "both name and names"),
         (document(rule("a", includes={"moon": "full"})), "unknown condition 'moon'"),
         (document(rule("a", includes={"minKernel": "new"})), "'new' is no kernel version"),
+        (document(rule("a", includes={"minKernel": "4.x"})), "'4.x' is no kernel version"),
+        (document(rule("a", includes={"minKernel": 4.8})), "4.8 is no kernel version"),
     ],
 )
 def test_what_cannot_be_meant(profile: Profile, words: str) -> None:

@@ -12,16 +12,10 @@ import os
 from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 
-from lamina.document import decode, encode
+from lamina.engine.cni_lists import CHECKED, PLUGINS, PREFIX, WITH_STATUS, directories, find
 from lamina.engine.cni_mistakes import is_mistaken
-from lamina.errors import (
-    Corrupt,
-    InvalidInput,
-    KernelError,
-    LaminaError,
-    NotFound,
-    Unsupported,
-)
+from lamina.engine.cni_plugins import ADD, CHECK, DEL, DEVICE, PATIENCE, STATUS, call, program
+from lamina.errors import Corrupt, InvalidInput, LaminaError, Unsupported
 from lamina.linux.descriptors import LOCK_EX, LOCK_NB, flock
 from lamina.linux.fd import owned
 from lamina.network.model import Attachment, Network
@@ -44,140 +38,7 @@ if TYPE_CHECKING:
 
 CNI = "cni"
 PLACE = b"/.cni"  # below the store's networks
-PREFIX = "cni:"
-DEVICE = "eth0"
-# where configurations and plugins are, and what says otherwise (cnitool's words, libcni)
-CONFIGURATIONS, PLUGINS = ("NETCONFPATH", ("/etc/cni/net.d",)), ("CNI_PATH", ("/opt/cni/bin", "/usr/lib/cni"))
-VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-_CHECKED, _WITH_STATUS = "0.4.0", "1.1.0"  # the first that have CHECK, and STATUS
-_LISTS, _SINGLES, _PARTS = (".conflist",), (".conf", ".json"), (".conf",)  # in this order, as libcni has it
-_BOOLEANS = {"true": True, "false": False}
-_LARGEST = 1 << 20
-PATIENCE = 60.0  # seconds for one plugin: some ask a DHCP server
-_BETWEEN = 0.05  # seconds between two looks whether one has ended
-_SIGKILL = 9
-ADD, DEL, CHECK, STATUS = "ADD", "DEL", "CHECK", "STATUS"
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def directories(of: tuple[str, tuple[str, ...]]) -> list[str]:
-    """Where to look for them."""
-    variable, usual = of
-    given = [one for one in os.environ.get(variable, "").split(":") if one.startswith("/")]
-    return given or list(usual)
-
-
-def find(name: str) -> dict[str, Any]:
-    """The configuration list called *name*: the first of them in the order of libcni, which is that of the files'
-    names, lists before single configurations.
-
-    Raises NotFound, InvalidInput for one that is none, Unsupported for its version.
-    """
-    known, unread = [], []
-    for path in _files():
-        found = _read(path)
-        if found is None:
-            unread.append(path)
-            continue
-        if found.get("name") == name:
-            return _checked(found, path)
-        known.append(str(found.get("name") or ""))
-    where = ", ".join(directories(CONFIGURATIONS))
-    raise NotFound(
-        f"network {PREFIX}{name}: there is no such CNI configuration in {where}",
-        remedy="; ".join(
-            [f"there is {', '.join(sorted(filter(None, known)))}"] * any(known)
-            + [f"{path} is no configuration that can be read" for path in unread]
-        )
-        or "put NAME.conflist there, or say in NETCONFPATH where there are some",
-    )
-
-
-def _files() -> list[str]:
-    found = []
-    for directory in directories(CONFIGURATIONS):
-        for endings in (_LISTS, _SINGLES):
-            found += _files_in(directory, endings)
-    return found
-
-
-def _files_in(directory: str, endings: tuple[str, ...]) -> list[str]:
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError:
-        return []
-    paths = (f"{directory}/{name}" for name in names if name.endswith(endings))
-    return [path for path in paths if not os.path.isdir(path)]
-
-
-def _read(path: str) -> dict[str, Any] | None:
-    """None of one that cannot be read: another one may be meant."""
-    try:
-        with open(path, "rb") as file:
-            found = decode(file.read(_LARGEST), path)
-    except (OSError, InvalidInput):
-        return None
-    if path.endswith(".conflist") or "plugins" in found:
-        return found
-    lifted: dict[str, Any] = {key: found[key] for key in ("cniVersion", "name") if key in found}
-    return {**lifted, "plugins": [found]}
-
-
-def _checked(found: dict[str, Any], path: str) -> dict[str, Any]:
-    own = {key: _truth(found, key, path) for key in ("loadOnlyInlinedPlugins", "disableCheck")}
-    plugins = found.get("plugins", [])
-    if path.endswith(_LISTS) and not own["loadOnlyInlinedPlugins"] and isinstance(plugins, list):
-        plugins = [*plugins, *map(_part, _files_in(f"{os.path.dirname(path)}/{found['name']}", _PARTS))]
-    if not isinstance(plugins, list) or not plugins or not all(isinstance(one, dict) for one in plugins):
-        raise InvalidInput(
-            f"network {PREFIX}{found['name']}: {path} has no list of plugins",
-            remedy='"plugins": [{"type": "bridge", ...}], as the specification of CNI has it',
-        )
-    for one in plugins:
-        kind = one.get("type")
-        if not isinstance(kind, str) or not kind or "/" in kind or kind in (".", ".."):
-            raise InvalidInput(
-                f"network {PREFIX}{found['name']}: {path}: {kind!r} is no name of a plugin",
-                remedy='"type" is the name of a program in $CNI_PATH, such as "bridge", and no path',
-            )
-        if not isinstance(one.get("capabilities") or {}, dict):
-            raise InvalidInput(
-                f"network {PREFIX}{found['name']}: {path}: the capabilities of {kind} are no object",
-                remedy='such as {"portMappings": true}, or leave it out',
-            )
-    others = found.get("cniVersions") or []
-    offered = [found.get("cniVersion"), *(others if isinstance(others, list) else ())]
-    version = max((one for one in offered if one in VERSIONS), default="")
-    if not version:
-        raise Unsupported(
-            f"network {PREFIX}{found['name']}: {path} has cniVersion {found.get('cniVersion')!r}",
-            remedy=f"supported: {', '.join(VERSIONS)}",
-        )
-    return {**found, **own, "plugins": plugins, "cniVersion": version}
-
-
-def _truth(found: dict[str, Any], key: str, path: str) -> bool:
-    """As libcni takes it: true, or "true"."""
-    said = found.get(key, False)
-    truth = _BOOLEANS.get(said.lower()) if isinstance(said, str) else said
-    if not isinstance(truth, bool):
-        raise InvalidInput(
-            f"network {PREFIX}{found['name']}: {path}: {key} is neither true nor false",
-            remedy=f'"{key}": true, or leave it out',
-        )
-    return truth
-
-
-def _part(path: str) -> dict[str, Any]:
-    """A plugin that is a file of its own."""
-    try:
-        with open(path, "rb") as file:
-            return decode(file.read(_LARGEST), path)
-    except OSError as error:
-        raise KernelError("read", error.errno or 0, path) from error
-
-
-# -- what is asked of the plugins
+_BETWEEN = 0.05  # seconds between two looks whether a plugin has ended
 
 
 def runtime_config(wanted: Networking, published: Sequence[Published]) -> dict[str, Any]:
@@ -244,16 +105,16 @@ def connect(home: Home, attachment: Attachment, wanted: Networking, pid: int) ->
         asked["dns"] = {"servers": [text_of(one) for one in wanted.dns], "searches": list(wanted.search)}
     kept = {"config": config, "path": directories(PLUGINS), "asked": asked, "result": None}
     for plugin in config["plugins"]:
-        _program(kept, plugin["type"])  # before anything is made
+        program(kept, plugin["type"])  # before anything is made
     netns = f"/proc/{pid}/ns/net"
     result: dict[str, Any] | None = None
     with _alone(home) as held:
-        if config["cniVersion"] >= _WITH_STATUS:
+        if config["cniVersion"] >= WITH_STATUS:
             for plugin in config["plugins"]:
-                _call(held, kept, plugin, STATUS, "", "", None)
+                call(held, kept, plugin, STATUS, "", "", None)
         _write(home, kept)
         for plugin in config["plugins"]:
-            result = _call(held, kept, plugin, ADD, home.id, netns, result) or result
+            result = call(held, kept, plugin, ADD, home.id, netns, result) or result
             _write(home, {**kept, "result": result})
     return _placed(attachment, result or {})
 
@@ -325,7 +186,7 @@ def withdraw(home: Home) -> None:
         if (kept := _kept(home)) is not None:  # else nothing was to be added so far
             try:
                 for plugin in reversed(kept["config"]["plugins"]):
-                    _call(held, kept, plugin, DEL, home.id, "", kept["result"])
+                    call(held, kept, plugin, DEL, home.id, "", kept["result"])
             except (KeyError, TypeError, AttributeError) as error:
                 raise _damaged(home, str(error)) from None
         for place in places:
@@ -339,12 +200,12 @@ def complaint(home: Home, pid: int) -> str:
     if kept is None or kept.get("result") is None:
         return ""
     config = kept["config"]
-    if config.get("disableCheck") or config["cniVersion"] < _CHECKED:
+    if config.get("disableCheck") or config["cniVersion"] < CHECKED:
         return ""
     with _alone(home) as held:
         for plugin in config["plugins"]:
             try:
-                _call(held, kept, plugin, CHECK, home.id, f"/proc/{pid}/ns/net", kept["result"])
+                call(held, kept, plugin, CHECK, home.id, f"/proc/{pid}/ns/net", kept["result"])
             except LaminaError as failure:
                 if not is_mistaken(plugin, kept["result"], failure.message):
                     return failure.message
@@ -397,9 +258,6 @@ def _write(home: Home, kept: dict[str, Any]) -> None:
     record.write(directory, home.id.encode() + b".json", kept)
 
 
-# -- one plugin
-
-
 @contextmanager
 def _alone(home: Home) -> Iterator[int]:
     """One call at a time for a container (SPEC): a lock, which plugins have open as well. So who comes after somebody
@@ -420,85 +278,3 @@ def _alone(home: Home) -> Iterator[int]:
             point("cni: wait for a plugin")
             sleep(_BETWEEN)
         yield held.fd
-
-
-def _program(kept: Mapping[str, Any], kind: str) -> str:
-    for directory in kept["path"]:
-        if os.access(path := f"{directory}/{kind}", os.X_OK):
-            return path
-    raise NotFound(
-        f"network {PREFIX}{kept['config']['name']}: its plugin {kind} is not in {', '.join(kept['path'])}",
-        remedy="install the package containernetworking-plugins, or set CNI_PATH",
-    )
-
-
-def _call(
-    held: int,
-    kept: Mapping[str, Any],
-    plugin: Mapping[str, Any],
-    command: str,
-    owner: str,
-    netns: str,
-    previous: dict[str, Any] | None,
-) -> dict[str, Any] | None:
-    """What it answers. Raises LaminaError with its words, NotFound, KernelError."""
-    import subprocess
-
-    config, kind = kept["config"], str(plugin["type"])
-    given = {key: said for key, said in plugin.items() if key != "capabilities"}
-    given.update(cniVersion=config["cniVersion"], name=config["name"])
-    able = plugin.get("capabilities") or {}
-    if asked := {key: said for key, said in kept["asked"].items() if able.get(key)}:
-        given["runtimeConfig"] = asked
-    if previous is not None and (command != DEL or config["cniVersion"] >= _CHECKED):
-        given["prevResult"] = previous
-    environment = {"PATH": _PATH, "CNI_COMMAND": command, "CNI_PATH": ":".join(kept["path"])}
-    if command != STATUS:
-        environment.update(CNI_CONTAINERID=owner, CNI_NETNS=netns, CNI_IFNAME=DEVICE, CNI_ARGS="")
-    what = f"network {PREFIX}{config['name']}: plugin {kind}: {command}"
-    try:
-        status, out, err = _execute(_program(kept, kind), encode(given).encode(), environment, held)
-    except subprocess.TimeoutExpired:
-        raise LaminaError(f"{what}: not done within {PATIENCE:g} s, and killed") from None
-    except OSError as error:
-        if isinstance(error, LaminaError):
-            raise
-        raise KernelError("execute", error.errno or 0, kind) from error
-    if status:
-        raise LaminaError(f"{what}: {_words(out, err) or _ended(status)}")
-    if command != ADD:
-        return None
-    return decode(out[:_LARGEST], f"the answer of the plugin {kind}")
-
-
-def _execute(program: str, told: bytes, environment: dict[str, str], held: int) -> tuple[int, bytes, bytes]:
-    """(status, what it said, its errors). In a session of its own: a Ctrl-C meant for us is not for it, and with it go
-    those whom it has begun (IPAM) where it is not done in time.
-    """
-    from subprocess import PIPE, Popen
-
-    how: Any = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE, "env": environment, "cwd": "/"}
-    with Popen([program], start_new_session=True, pass_fds=(held,), **how) as process:
-        try:
-            out, err = process.communicate(told, PATIENCE)
-        except BaseException:
-            if process.returncode is None:  # not waited for so far: the number is still its own
-                os.killpg(process.pid, _SIGKILL)
-            raise
-    return process.returncode, out, err
-
-
-def _words(out: bytes, err: bytes) -> str:
-    """What it says went wrong (SPEC, Error)."""
-    try:
-        said = decode(out, "error")
-        words = [str(said[key]) for key in ("msg", "details") if said.get(key)]
-        if words:
-            return f"{'; '.join(words)} (code {said.get('code')})"
-    except LaminaError:
-        pass
-    return err.decode(errors="replace").strip()[-500:] or out.decode(errors="replace").strip()[-500:]
-
-
-def _ended(status: int) -> str:
-    return f"it ended with {status}" if status > 0 else f"it was ended by signal {-status}"

@@ -31,12 +31,13 @@ from lamina.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from lamina.engine.networking import Networking
     from lamina.engine.options import Options
     from lamina.linux.fd import Fd
+    from lamina.linux.rtnetlink import Link
     from lamina.network.model import Allowed, Attachment
     from lamina.store.containers import Home
 
@@ -116,13 +117,20 @@ def finish(home: Home, number: int) -> None:
         _publish_elsewhere(home, ledger, asked, attachment)
 
 
-def has_link(home: Home, attachment: Attachment) -> bool:
-    """Whether the container, which runs, has the link of a place on another one's wire, of which nothing is here: as it
-    was called, or with its MAC where somebody in there has named it anew. Raises Conflict (it has ended), KernelError.
+def has_link(home: Home, attachment: Attachment, outside: Any, ports: Mapping[str, Link]) -> bool:
+    """Whether the container, which runs, has the link of a place: the other end of one of the *ports* of this host, by
+    name, for which the socket *outside* is (one of that name leads to where a start before was, as long as somebody
+    holds that namespace); or what is on another one's wire, as it was called, or with its MAC where somebody in there
+    has named it anew. Raises Conflict (it has ended), KernelError.
     """
-    with _inside(home) as inside:
-        there = links.every(inside)
-    return any(attachment.device == one.name or attachment.mac == one.address for one in there)
+    if attachment.network.parent:
+        with _inside(home) as inside:
+            there = links.every(inside)
+        return any(attachment.device == one.name or attachment.mac == one.address for one in there)
+    if (port := ports.get(attachment.port)) is None:
+        return False
+    with _namespace_of(home) as namespace:
+        return port.other_namespace == links.number_of(outside, namespace)
 
 
 # -- what is written down
@@ -322,13 +330,14 @@ def _socket_in(namespace: Fd) -> Any:
 
 @contextmanager
 def _inside(home: Home) -> Iterator[Any]:
+    with _namespace_of(home) as namespace, closing(_socket_in(namespace)) as inside:
+        yield inside
+
+
+def _namespace_of(home: Home) -> Fd:
     from lamina.engine.sharing import namespace_of
 
-    with (
-        namespace_of(home, "net", f"disconnect container {home.shown}") as namespace,
-        closing(_socket_in(namespace)) as inside,
-    ):
-        yield inside
+    return namespace_of(home, "net", f"disconnect container {home.shown}")
 
 
 def _disconnect_live(home: Home, ledger: Ledger, asked: dict[str, Any], attachment: Attachment) -> None:

@@ -7,7 +7,7 @@ and /etc/resolv.conf are written once more.
 
 from __future__ import annotations
 
-from lamina.engine import cni, usermode
+from lamina.engine import cni, cni_lists, usermode
 from lamina.engine.network_record import Ledger
 from lamina.errors import LaminaError, Unsupported
 from lamina.network import links
@@ -35,7 +35,7 @@ def check(options: Options) -> None:
         usermode.check(options.network)
         _check_beside(options)
     else:
-        cni.check(options.network.removeprefix(cni.PREFIX), _wanted(options))
+        cni.check(options.network.removeprefix(cni_lists.PREFIX), _wanted(options))
 
 
 def _check_beside(options: Options) -> None:
@@ -61,7 +61,7 @@ def take(ledger: Ledger, title: str, options: Options) -> None:
         _check_beside(options)
         ledger.note(usermode.place(ledger.home, title, network, _wanted(options).words))
     else:
-        ledger.note(cni.place(ledger.home, title, network.removeprefix(cni.PREFIX)))
+        ledger.note(cni.place(ledger.home, title, network.removeprefix(cni_lists.PREFIX)))
 
 
 def families(attachment: Attachment) -> set[int]:

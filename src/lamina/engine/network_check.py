@@ -131,16 +131,14 @@ def _unlinked(store: Store, channel: Any, attachments: list[Attachment]) -> set[
     from lamina.engine.connecting import has_link
     from lamina.engine.settling import state_of
 
-    there = {one.name for one in links.ports(channel)}
+    there = {one.name: one for one in links.ports(channel)}
     found = set()
     for one in [*attachments, *_unaddressed(store)]:
-        if one.addresses and one.port in there:
-            continue
         home = Home(store, one.owner)
         try:
-            if state_of(home) not in (RUNNING, PAUSED):
+            if one.addresses and has_link(home, one, channel, there):
                 continue
-            if not (one.addresses and one.network.parent and has_link(home, one)):
+            if state_of(home) in (RUNNING, PAUSED):
                 found.add((UNLINKED, f"{one.title} {one.network.name} {one.number} {one.owner}"))
         except (LaminaError, OSError):  # it has just gone, or is damaged, which others find
             continue

@@ -50,7 +50,8 @@ class Door:
         self, owner: str, name: str, found: list[tuple[int, bytes]], then: Callable[[bool, float], None]
     ) -> None:
         """Ask whether the container *owner* may be told that these addresses, each for some seconds, are *name*'s: the
-        rules let it reach them now, if it may. *then* is called with that, and with the seconds that it took.
+        rules let it reach them now, if it may. *then* is called with that, and with the seconds of
+        processor time that it took.
         """
         if len(found) > MOST:
             then(False, 0.0)

@@ -17,10 +17,13 @@ PTRACE_CONT, PTRACE_DETACH, PTRACE_SYSCALL = 7, 17, 24
 PTRACE_GETREGSET, PTRACE_SETREGSET = 0x4204, 0x4205
 PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
 PTRACE_GETSIGMASK, PTRACE_SETSIGMASK = 0x420A, 0x420B
+PTRACE_GET_RSEQ_CONFIGURATION, PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG = 0x420F, 0x4211
 PTRACE_O_TRACESYSGOOD, PTRACE_O_SUSPEND_SECCOMP = 1, 1 << 21
 PTRACE_EVENT_STOP = 128
 NT_PRSTATUS = 1
 _IOVEC = struct.Struct("=QQ")
+_RSEQ = struct.Struct("=QIIII")  # struct ptrace_rseq_configuration: pointer, size, signature, flags, pad
+_DISPATCH = struct.Struct("=QQQQ")  # struct ptrace_sud_config: mode, selector, offset, len
 WALL, WNOTHREAD = 0x40000000, 0x20000000  # linux/wait.h: __WALL, __WNOTHREAD
 
 
@@ -68,6 +71,25 @@ def block_signals(tid: int, mask: int) -> None:
     """Set which it blocks. PTRACE_SETSIGMASK."""
     packed = mask.to_bytes(8, "little")
     syscall("ptrace", PTRACE_SETSIGMASK, tid, len(packed), packed, target=f"signals of thread {tid}")
+
+
+def restartable_area(tid: int) -> int:
+    """Where in its memory its struct rseq is (linux/rseq.h), 0 where it has none. PTRACE_GET_RSEQ_CONFIGURATION, since
+    Linux 5.13; EIO before.
+    """
+    found = bytearray(_RSEQ.size)
+    syscall("ptrace", PTRACE_GET_RSEQ_CONFIGURATION, tid, len(found), found, target=f"rseq of thread {tid}")
+    return int(_RSEQ.unpack(found)[0])
+
+
+def dispatches(tid: int) -> bool:
+    """Whether its system calls are signals to it, for now or always: prctl(PR_SET_SYSCALL_USER_DISPATCH).
+    PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, since Linux 6.4; EIO before.
+    """
+    found = bytearray(_DISPATCH.size)
+    request = PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG
+    syscall("ptrace", request, tid, len(found), found, target=f"dispatch of thread {tid}")
+    return bool(_DISPATCH.unpack(found)[0])
 
 
 def stopped(tid: int) -> int | None:

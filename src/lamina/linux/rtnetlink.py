@@ -7,6 +7,7 @@ read what there is. Addresses are packed: 4 bytes or 16. Numbers of links are th
 from __future__ import annotations
 
 import struct
+from sys import byteorder
 
 from lamina.linux.netlink import (
     ADDRESS,
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 RTM_DELLINK, RTM_DELADDR, RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 17, 21, 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 IFLA_ADDRESS, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_PID = 1, 4, 10, 18, 19
-IFLA_LINK, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD = 5, 20, 26, 28
+IFLA_LINK, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_NET_NS_FD, IFLA_LINK_NETNSID = 5, 20, 26, 28, 37
+RTM_GETNSID, RTM_NEWNSID, NETNSA_NSID, NETNSA_FD, NETNSA_NSID_NOT_ASSIGNED = 90, 88, 1, 3, -1
 IFLA_MACVLAN_MODE, MACVLAN_MODE_BRIDGE = 1, 4
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING = 4, 8
@@ -59,7 +61,8 @@ _U32 = struct.Struct("=I")
 @value
 class Link:
     """A network device: `kind` as `ip link` says it ("" for a physical one), `alias` what somebody noted at it;
-    `master` is the number of its bridge, 0 without one; `flags` are IFF_*.
+    `master` is the number of its bridge, 0 without one; `flags` are IFF_*; `other_namespace` is the number that this
+    namespace has for the one where its other end is (`namespace_number`), NETNSA_NSID_NOT_ASSIGNED where that is here.
     """
 
     index: int
@@ -70,6 +73,7 @@ class Link:
     master: int = 0
     address: bytes = b""
     alias: str = ""
+    other_namespace: int = NETNSA_NSID_NOT_ASSIGNED
 
 
 @value
@@ -207,7 +211,18 @@ def _link(content: bytes) -> Link:
         master=_number(found.get(IFLA_MASTER)),
         address=found.get(IFLA_ADDRESS, b""),
         alias=_text(found.get(IFLA_IFALIAS, b"")),
+        other_namespace=_signed(found.get(IFLA_LINK_NETNSID)),
     )
+
+
+def namespace_number(channel: Any, namespace: int) -> int:
+    """The number that the namespace of the socket has for the network *namespace*, a descriptor;
+    NETNSA_NSID_NOT_ASSIGNED where it has none. Raises KernelError. linux/net_namespace.h.
+    """
+    body = bytes(4) + u32(NETNSA_FD, namespace)  # struct rtgenmsg, padded
+    answers = request(channel, RTM_GETNSID, body, target="the number of a network namespace")
+    found = [attributes(content[4:]) for kind, content in answers if kind == RTM_NEWNSID]
+    return _signed(found[0].get(NETNSA_NSID)) if found else NETNSA_NSID_NOT_ASSIGNED
 
 
 def _text(data: bytes) -> str:
@@ -216,6 +231,10 @@ def _text(data: bytes) -> str:
 
 def _number(data: bytes | None) -> int:
     return int(_U32.unpack(data)[0]) if data is not None and len(data) == _U32.size else 0
+
+
+def _signed(data: bytes | None) -> int:
+    return int.from_bytes(data, byteorder, signed=True) if data is not None else NETNSA_NSID_NOT_ASSIGNED
 
 
 # -- addresses: for RTM_NEWADDR and RTM_DELADDR

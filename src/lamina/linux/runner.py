@@ -16,6 +16,7 @@ import signal
 import struct
 import warnings
 from errno import EAGAIN, EINVAL, ETIMEDOUT
+from itertools import starmap
 
 from lamina.linux.constants import (
     CLONE_CLEAR_SIGHAND,
@@ -157,31 +158,61 @@ def spawn(
         flags, ctypes.addressof(pidfd), 0, 0, 0, 0, 0, 0, 0, 0, cgroup if cgroup >= 0 else 0
     )
     answer = mmap.mmap(-1, REPORT.size)
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC, 0)
+    # until it is noted: a signal handler of the program, which may raise, runs where they are let through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        noted.append((*_hand_over(clone, loaded, answer, enter, pidfd), loaded))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _hand_over(
+    clone: bytes,
+    loaded: _Loaded,
+    answer: mmap.mmap,
+    enter: tuple[tuple[int, int], ...],
+    pidfd: ctypes.c_int,
+) -> tuple[int, int]:
+    """(pid, pidfd) of the process that a fork makes for us. Whatever is raised, also by a handler of a signal that came
+    to another thread: then it is not there. Raises OSError.
+    """
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC, 0)
+    forked: list[int] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            helper = os.fork()
-        if helper == 0:
+            forked.extend(starmap(os.fork, ((),)))  # there, whatever a handler raises then (fd.owned)
+        if not forked[0]:
             _clone_and_walk(clone, loaded, answer, enter, pidfd, theirs)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
-    try:
-        _await(helper)
+        _await(forked[0])
         pid, errno = REPORT.unpack(answer)
-        given = _given(ours)
-        if errno or given < 0:
+        if errno or (given := _given(ours)) < 0:
             raise OSError(errno or EINVAL, f"clone3: {os.strerror(errno or EINVAL)}")
-        noted.append((pid, given, loaded))
-    except OSError:
-        if (born := _given(ours)) >= 0:  # of a helper that was given up: nobody would know of it
-            signal.pidfd_send_signal(born, signal.SIGKILL)
-            _wait_for(born)
+        return pid, given
+    except BaseException:
+        for helper in forked:
+            _give_up(helper, ours)
         raise
     finally:
         ours.close()
+        theirs.close()
+
+
+def _give_up(helper: int, ours: _socket.socket) -> None:
+    """End the helper, if it has not been waited for, and what it has made: nobody would know of it."""
+    try:
+        os.waitid(os.P_PID, helper, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # whether it is ours still
+        os.kill(helper, signal.SIGKILL)
+        os.waitid(os.P_PID, helper, os.WEXITED)
+    except (ChildProcessError, ProcessLookupError):
+        pass
+    if (born := _given(ours)) >= 0:
+        try:
+            signal.pidfd_send_signal(born, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, born, os.WEXITED)
+        except (ChildProcessError, ProcessLookupError):
+            pass
+        os.close(born)
 
 
 def _given(ours: _socket.socket) -> int:
@@ -193,14 +224,6 @@ def _given(ours: _socket.socket) -> int:
     except BlockingIOError:
         return -1
     return struct.unpack("=i", parts[0][2])[0] if parts else -1
-
-
-def _wait_for(pidfd: int) -> None:
-    try:
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-    except ChildProcessError:
-        pass
-    os.close(pidfd)
 
 
 def _await(helper: int) -> None:

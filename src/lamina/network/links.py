@@ -35,6 +35,7 @@ from lamina.linux.rtnetlink import (
     link,
     links,
     macvlan,
+    namespace_number,
     neighbour,
     route,
     routes,
@@ -339,6 +340,11 @@ def put_back(channel: Any, attachments: Sequence[Attachment], master: int) -> No
 def every(channel: Any) -> list[Link]:
     """All of this network namespace. Raises KernelError."""
     return links(channel)
+
+
+def number_of(channel: Any, namespace: int) -> int:
+    """The number of the network *namespace*, a descriptor, as `Link.other_namespace` says it. Raises KernelError."""
+    return namespace_number(channel, namespace)
 
 
 def noted(channel: Any, beginning: str) -> list[Link]:

@@ -66,8 +66,8 @@ class Client:
     `owner_at` gives the name of who has an address of them, "" for nobody, None for addresses of others. `servers` are
     asked for the rest, or those that `now` hands to whoever it is called with, at once or later; with none it is
     refused, and where `may` says no of a name. `learn` is told the addresses of an answer (and whether it is the
-    network's own) before the client is, and says whether it may be told, and how many seconds that has cost: where it
-    may not the client is told that it failed.
+    network's own) before the client is, and says whether it may be told, and how many seconds of processor time that
+    has cost: where it may not the client is told that it failed.
     """
 
     networks: tuple[bytes, ...]
@@ -153,7 +153,7 @@ class Responder:
             except OSError:  # nothing more; or what was sent before did not arrive
                 return
             if self._shares.hear(where[0]):
-                began = monotonic()
+                began = self._shares.begin()
                 self._consider(data, where[0], self._say_to(where), datagram=True)
                 self._shares.spend(where[0], began)
 
@@ -187,7 +187,7 @@ class Responder:
         if self._shares.has_had_enough(source):
             say(dns.refusal(data, dns.SERVFAIL))
             return
-        began = monotonic()
+        began = self._shares.begin()
         self._consider(data, source, say, datagram=False)
         self._shares.spend(source, began)
 
@@ -240,7 +240,7 @@ class Responder:
 
         def learnt(may: bool, seconds: float) -> None:
             if seconds:
-                self._shares.spend(source, monotonic() - seconds)
+                self._shares.charge(source, seconds)
             say(answer if may else dns.reply(query, dns.SERVFAIL))
 
         told = [(SECONDS, one.data) for one in answers if one.kind in (dns.A, dns.AAAA)]
@@ -401,11 +401,12 @@ class _Asked:
             self.ask_next()
             return
         self.close()
-        shares, began = self.responder._shares, monotonic()
+        shares = self.responder._shares
+        began = shares.begin()
 
         def learnt(may: bool, seconds: float) -> None:
             if seconds:
-                shares.spend(self.source, monotonic() - seconds)
+                shares.charge(self.source, seconds)
             failed = dns.reply(self.query, dns.SERVFAIL)
             self.say(dns.with_identity(answer, self.query.identity) if may else failed)
 

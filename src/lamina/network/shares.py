@@ -1,15 +1,19 @@
 """How much of a second each of those who ask has had: who asks much, or what takes long, is to leave time to others.
 
 There is one thread for all. What a question costs is up to who asks it, and to the servers that answer it: so not only
-questions are counted, but the time that was spent on them.
+questions are counted, but the processor's time that was spent on them. How long that took by the clock is up to
+whatever else this machine does just then, and nobody is to answer for it.
 """
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, thread_time
 
 MOST_A_SECOND = 2000  # datagrams of one container; what is beyond is not looked at
-MOST_OF_A_SECOND = 0.25  # seconds, where others have asked in this second or the last one
+MOST_OF_A_SECOND = (
+    0.25  # of what the thread gets of a second, where others have asked in this second or the last one
+)
+_LEAST = 0.01  # seconds of processor time that everybody has, however little there is
 
 
 class Shares:
@@ -19,6 +23,8 @@ class Shares:
         self._second = 0
         self._heard: dict[str, int] = {}
         self._spent: dict[str, float] = {}
+        # seconds for which there was work, and no processor for it: in this second, and in the last one
+        self._lost = self._lost_before = 0.0
         self._before: frozenset[str] = frozenset()
 
     def hear(self, source: str) -> bool:
@@ -30,19 +36,32 @@ class Shares:
     def has_had_enough(self, source: str) -> bool:
         """Whether *source* has had its time, and others have asked as well."""
         self._look()
-        if self._spent.get(source, 0.0) < MOST_OF_A_SECOND:
+        there_is = 1.0 - max(self._lost, self._lost_before)
+        if self._spent.get(source, 0.0) < max(_LEAST, MOST_OF_A_SECOND * there_is):
             return False
         return len(self._heard.keys() | self._before | {source}) > 1
 
-    def spend(self, source: str, since: float) -> None:
-        """The time *since* was spent on what *source* has asked."""
-        now = monotonic()
+    def begin(self) -> tuple[float, float]:
+        """When work begins, for `spend`."""
+        return monotonic(), thread_time()
+
+    def spend(self, source: str, since: tuple[float, float]) -> None:
+        """What this thread has done *since* then (`begin`) was for what *source* has asked."""
+        began, had = since
+        seconds = thread_time() - had
+        self.charge(source, seconds)
+        self._lost += max(0.0, monotonic() - began - seconds)
+
+    def charge(self, source: str, seconds: float) -> None:
+        """So much processor time was spent on what *source* has asked, here or elsewhere."""
         self._look()
         self._heard.setdefault(source, 0)
-        self._spent[source] = self._spent.get(source, 0.0) + now - since
+        self._spent[source] = self._spent.get(source, 0.0) + seconds
 
     def _look(self) -> None:
         if (second := int(monotonic())) == self._second:
             return
-        self._before = frozenset(self._heard) if second == self._second + 1 else frozenset()
+        follows = second == self._second + 1
+        self._before = frozenset(self._heard) if follows else frozenset()
+        self._lost_before, self._lost = self._lost if follows else 0.0, 0.0
         self._second, self._heard, self._spent = second, {}, {}

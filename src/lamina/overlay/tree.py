@@ -263,14 +263,12 @@ class Tree:
         if mode not in ("r", "rt", "rb"):
             raise InvalidInput(f"open {self} with mode {mode!r}: a stack that is not mounted is only read")
         text = mode != "rb"
-        fd = self.open_content()
-        try:
+        with self.open_content() as fd:
+            # what is refused before anything is opened ("binary mode doesn't take ...") leaves it ours
             return open(
-                fd.steal(), mode, buffering, encoding=encoding or "utf-8" if text else None,
-                errors=errors, newline=newline,
+                str(self), mode, buffering, encoding=encoding or "utf-8" if text else encoding,
+                errors=errors, newline=newline, opener=lambda *_: fd.steal(),
             )  # fmt: skip
-        finally:
-            fd.close()
 
     # -- for those who copy
 

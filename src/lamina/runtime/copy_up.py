@@ -1,4 +1,5 @@
-"""The mount option `tmpcopyup`: a tmpfs begins with a copy of the directory that it covers.
+"""The mount option `tmpcopyup`: a tmpfs begins with a copy of the directory that it covers. And without the option
+`mode` it has the mode of that, as with runc and crun.
 
 https://github.com/opencontainers/runtime-spec/blob/main/config.md#linux-mount-options
 
@@ -17,6 +18,10 @@ from lamina.linux.fd import Fd
 from lamina.linux.namespaces import setns
 from lamina.overlay.copying import copy_content, listed
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEPEST = 256  # what a start copies into memory is a skeleton; whoever nests deeper wants something else
 
@@ -33,10 +38,23 @@ def copy_up(tmpfs: Fd, covered: Fd, pid: int, destination: str) -> None:
         except OSError as error:
             raise _failure(destination, error.errno or 0) from error
         return
-    with Fd(os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
-        number = _in_fork(namespace, tmpfs, covered)
-    if number:
+    if number := _in_fork(pid, lambda: _copy_root(tmpfs, covered)):
         raise _failure(destination, number)
+
+
+def take_mode(tmpfs: Fd, covered: Fd, pid: int, destination: str) -> None:
+    """Give the root of *tmpfs* the mode of *covered*, both handed over by the process *pid*, our child. In a user
+    namespace of the child's own it may be nobody's whom we may change. Raises KernelError.
+    """
+
+    def take() -> None:
+        os.chmod(f"/proc/self/fd/{int(tmpfs)}", stat.S_IMODE(os.fstat(covered).st_mode))
+
+    try:
+        take()
+    except PermissionError:
+        if number := _in_fork(pid, take):
+            raise KernelError(f"give a tmpfs the mode of {destination}", number) from None
 
 
 def _failure(destination: str, number: int) -> LaminaError:
@@ -44,8 +62,9 @@ def _failure(destination: str, number: int) -> LaminaError:
     return KernelError(f"copy {destination} into its tmpfs", number, hint=hint)
 
 
-def _in_fork(namespace: Fd, tmpfs: Fd, covered: Fd) -> int:
-    """0, or the errno of what went wrong."""
+def _in_fork(pid: int, work: Callable[[], None]) -> int:
+    """Done in the user namespace of the process *pid*: 0, or the errno of what went wrong."""
+    namespace = Fd(os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC))
     reader, writer = map(Fd, os.pipe2(os.O_CLOEXEC))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the fork needs none of their locks
@@ -59,14 +78,14 @@ def _in_fork(namespace: Fd, tmpfs: Fd, covered: Fd) -> int:
                     become(0, 0, 0)
                 except OSError:  # 0 is not mapped: it stays nobody, with every capability
                     pass
-            _copy_root(tmpfs, covered)
+            work()
             number = 0
         except OSError as error:
             number = error.errno or errno.EIO
         finally:
             os.write(writer, number.to_bytes(4, "little"))
             os._exit(0)
-    with reader:
+    with reader, namespace:
         writer.close()
         said = os.read(reader, 4)  # nothing where it was killed
     try:

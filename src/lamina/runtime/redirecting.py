@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from errno import EINVAL, EPERM, ESRCH
+from errno import EINVAL, EIO, EPERM, ESRCH
 from stat import S_IXGRP, S_IXOTH, S_IXUSR
 
 from lamina.errors import KernelError, TimeoutExpired
@@ -35,8 +35,10 @@ from lamina.linux.ptrace import (
     PTRACE_SYSCALL,
     block_signals,
     blocked_signals,
+    dispatches,
     interrupt,
     registers,
+    restartable_area,
     resume,
     seize,
     set_registers,
@@ -45,6 +47,8 @@ from lamina.linux.ptrace import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lamina.runtime.holders import Directory
 
 SIGTRAP, SYSCALL_STOP = 5, 5 | 0x80
@@ -62,6 +66,11 @@ _LONGEST_PATH = 4000
 _CLONE_VFORK = 0x4000
 _ALL_SIGNALS = (1 << 64) - 1
 _NONE = (1 << 64) - 1
+# struct rseq_cs: version flags start_ip post_commit_offset abort_ip; where struct rseq says which it is in
+_SEQUENCE, _RSEQ_CS = struct.Struct("=IIQQQ"), 8
+_USERS = (
+    1 << 47
+)  # addresses of programs are below; those of some, with 57 bits, are above: there none has its code
 _HIGHEST = (1 << 63) - 1  # of what lseek(2) and pread(2) take; registers have what the program likes
 
 
@@ -145,6 +154,33 @@ def _gate(pid: int) -> int:
     return 0
 
 
+def _known(ask: Callable[[int], int], tid: int) -> int:
+    """What *ask* says of the thread; 0 where this kernel does not tell, or does not have it."""
+    try:
+        return ask(tid)
+    except KernelError as error:
+        if error.errno not in (EINVAL, EIO):
+            raise
+        return 0
+
+
+def _aborted(memory: int, area: int, at: int) -> int:
+    """Where a thread goes on that was interrupted *at*: in the midst of a restartable sequence (rseq(2)) where that is
+    aborted. The kernel, which does that for whoever has been interrupted, finds it outside of the sequence instead, at
+    our system call, and forgets that it was in one. *area* is its struct rseq, 0 without one. What is there is the
+    program's own affair: it may as well jump there itself.
+    """
+    try:
+        (sequence,) = struct.unpack("=Q", os.pread(memory, 8, area + _RSEQ_CS)) if 0 < area < _USERS else (0,)
+        found = os.pread(memory, _SEQUENCE.size, sequence) if 0 < sequence < _USERS else b""
+    except (OSError, struct.error):  # nothing is there: the kernel ends it for that, but not on our account
+        return at
+    if len(found) != _SEQUENCE.size:
+        return at
+    _, _, start, length, abort = _SEQUENCE.unpack(found)
+    return abort if start <= at < start + length and abort < _USERS else at
+
+
 class Moving:
     """One process, from when it stands still until it goes on in its directory, now of the new root.
 
@@ -214,14 +250,18 @@ class Moving:
         values = list(REGISTERS.unpack(before)) if len(before) == REGISTERS.size else []
         if not values or values[_CS] != _USER_64 or not gate:
             return "it executes code of 32 bits"
+        if _known(dispatches, tid):
+            return "it answers its own system calls"
         place = (values[_RSP] - RED_ZONE - len(text)) & ~15
         if not 0 <= place <= _HIGHEST:
             return "there is no room below its stack"
-        values[_RAX], values[_RDI], values[_ORIG_RAX], values[_RIP] = number("chdir"), place, _NONE, gate
         with Fd(os.open(f"/proc/{self.one.pid}/mem", os.O_RDWR | os.O_CLOEXEC)) as memory:
             there = os.pread(memory, len(text), place)
             if len(there) != len(text):
                 return "there is no room below its stack"
+            values[_RIP] = _aborted(memory, _known(restartable_area, tid), values[_RIP])
+            before = REGISTERS.pack(*values)
+            values[_RAX], values[_RDI], values[_ORIG_RAX], values[_RIP] = number("chdir"), place, _NONE, gate
             os.pwrite(memory, text, place)
             try:
                 block_signals(tid, _ALL_SIGNALS)

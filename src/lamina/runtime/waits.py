@@ -40,16 +40,21 @@ NET_DEVICES = (
 )
 NETWORK = "network"  # make its links (Bundle.connect); comes with a netlink socket of its network namespace
 COPY_UP = "copy_up"  # fill a tmpfs with what it is going to cover; comes with the tmpfs and the directory
+TAKE_MODE = (
+    "take_mode"  # give a tmpfs the mode of what it is going to cover; comes with both, or the tmpfs twice
+)
 # the parent only takes what is handed over
 TERMINAL = "terminal"  # the terminal's master
 REPORT = "report"  # the reading end of the pipe on which the launcher reports
 LISTENER = "listener"  # of seccomp notifications; the payload is `linux.seccomp`, which says where it goes
 
-HANDED_OVER = {ID_MAPS: 0, NET_DEVICES: 1, NETWORK: 1, COPY_UP: 2, TERMINAL: 1, REPORT: 1, LISTENER: 1}
-ANSWERED = frozenset((ID_MAPS, NET_DEVICES, NETWORK, COPY_UP))
+HANDED_OVER = {
+    ID_MAPS: 0, NET_DEVICES: 1, NETWORK: 1, COPY_UP: 2, TAKE_MODE: 2, TERMINAL: 1, REPORT: 1, LISTENER: 1,
+}  # fmt: skip
+ANSWERED = frozenset((ID_MAPS, NET_DEVICES, NETWORK, COPY_UP, TAKE_MODE))
 GO = b"g"
 # what is said where the order does not say it (runtime/plan/created.py)
-LETTERS = {NET_DEVICES: b"N", NETWORK: b"W", COPY_UP: b"C", LISTENER: b"L"}
+LETTERS = {NET_DEVICES: b"N", NETWORK: b"W", COPY_UP: b"C", TAKE_MODE: b"M", LISTENER: b"L"}
 
 
 @value
@@ -258,6 +263,10 @@ def do(wait: Wait, pid: int, bundle: Bundle, received: Sequence[Fd]) -> None:
         from lamina.runtime.copy_up import copy_up
 
         copy_up(received[0], received[1], pid, wait.payload)
+    elif wait.kind == TAKE_MODE:
+        from lamina.runtime.copy_up import take_mode
+
+        take_mode(received[0], received[1], pid, wait.payload)
     elif wait.kind == LISTENER:
         from lamina.runtime.seccomp.listener import hand_on
 

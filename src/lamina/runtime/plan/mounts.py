@@ -5,6 +5,7 @@ https://github.com/opencontainers/runtime-spec/blob/main/config.md#mounts and #l
 
 from __future__ import annotations
 
+from errno import ENOENT
 from os import O_CLOEXEC, O_DIRECTORY, O_PATH
 
 from lamina.errors import InvalidInput, LaminaError
@@ -12,6 +13,7 @@ from lamina.linux.constants import (
     AT_EMPTY_PATH,
     AT_FDCWD,
     AT_RECURSIVE,
+    F_DUPFD_CLOEXEC,
     FSCONFIG_CMD_CREATE,
     FSCONFIG_CMD_RECONFIGURE,
     FSCONFIG_SET_FLAG,
@@ -27,6 +29,7 @@ from lamina.linux.constants import (
     MS_SLAVE,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
+    RESOLVE_NO_SYMLINKS,
 )
 from lamina.linux.program import Reg, Step
 from lamina.runtime.bundle import absolute
@@ -43,7 +46,7 @@ from lamina.runtime.plan.paths import (
     target_steps,
 )
 from lamina.runtime.plan.waits import lend_steps
-from lamina.runtime.waits import COPY_UP, LETTERS, Wait
+from lamina.runtime.waits import COPY_UP, LETTERS, TAKE_MODE, Wait
 from lamina.values import replace, value
 
 TYPE_CHECKING = False
@@ -199,6 +202,9 @@ def mount_steps(
     given = [(flag, "") for flag in options.superblock] + [*options.data, *data]
     if attributes & MOUNT_ATTR_RDONLY and place.fstype not in _KERNELS_OWN:
         given.append(("ro", ""))
+    takes_mode = place.fstype == "tmpfs" and all(key != "mode" for key, _ in given)
+    last = attributes & MOUNT_ATTR_RDONLY if takes_mode or options.copy_up else 0  # so far it is written to
+    attributes &= ~last
     if place.fstype == "overlay":
         steps = _overlay_steps(place, given, attributes, wiring)
     elif options.iversion:
@@ -213,12 +219,30 @@ def mount_steps(
     steps += _idmap_steps(place, wiring)
     plain = place.fstype == "tmpfs" and components(place.path)[0] not in _THEIRS
     links = plain or place.fstype not in _KERNELS_OWN
-    steps += target_steps(place.path, place.target, directory=True, links=links)
     waits = []
+    if takes_mode:
+        steps += _mode_steps(place, wiring.channel, links=links)
+        waits.append(Wait(TAKE_MODE, place.destination))
+    steps += target_steps(place.path, place.target, directory=True, links=links)
     if options.copy_up:
         steps += _copy_up_steps(place, wiring.channel)
         waits.append(Wait(COPY_UP, place.destination))
+    if last:
+        steps.append(attribute_step(place.save, last))
     return [*steps, attach_step(place.save, place.target)], waits
+
+
+def _mode_steps(place: Place, channel: int | Reg, *, links: bool) -> list[Step]:
+    """Have the parent give the tmpfs the mode of the directory that it covers, as runc and crun do. Where there is none
+    yet it keeps its own: then it is handed over in the place of that.
+    """
+    covered = Reg(f"{place.save}.covered")
+    resolve = INSIDE if links else INSIDE | RESOLVE_NO_SYMLINKS
+    flags = O_PATH | O_DIRECTORY
+    found = open_step(place.path, covered, flags=flags, resolve=resolve, tolerate=(ENOENT,), leap=1)
+    again = Step("fcntl", place.save, F_DUPFD_CLOEXEC, 3, save=covered)
+    note = f"the mode of {place.destination}, for its tmpfs"
+    return [found, again, *lend_steps(channel, (place.save, covered), LETTERS[TAKE_MODE], note)]
 
 
 def _propagation_steps(save: Reg | int, propagation: int, below: int) -> list[Step]:

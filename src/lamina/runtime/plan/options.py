@@ -77,7 +77,11 @@ class Options:
 
 
 def parse_options(options: list[str]) -> Options:
-    """Sort mount *options*; of two that contradict each other the later one counts, as in mount(8)."""
+    """Sort mount *options*; of two that contradict each other the later one counts, as in mount(8).
+
+    As in runc and crun not so of two that are for all below: there what restricts counts (`rro` and `rrw` are `rro`),
+    for the kernel clears before it sets. And what is for all below comes last: `rrw` takes back a `ro`, `rro` a `rw`.
+    """
     attributes = [0, 0, 0, 0]
     propagation = bind = idmap = None
     data = []
@@ -97,7 +101,7 @@ def parse_options(options: list[str]) -> Options:
         elif option in PROPAGATION:
             propagation = PROPAGATION[option]
         elif option.startswith("r") and option[1:] in ATTRIBUTES and option != "rdefaults":
-            _add(attributes, 2, ATTRIBUTES[option[1:]])
+            _add_below(attributes, ATTRIBUTES[option[1:]])
         else:
             key, _, text = option.partition("=")
             data.append((key, text))
@@ -105,7 +109,7 @@ def parse_options(options: list[str]) -> Options:
         set=attributes[0],
         clear=attributes[1],
         set_below=attributes[2],
-        clear_below=attributes[3],
+        clear_below=attributes[3] & ~(attributes[2] & ~MOUNT_ATTR__ATIME),
         propagation=propagation,
         bind=bind,
         idmap=idmap,
@@ -121,6 +125,15 @@ def _add(attributes: list[int], at: int, change: tuple[int, int]) -> None:
     add, remove = change
     attributes[at] = attributes[at] & ~remove | add
     attributes[at + 1] = attributes[at + 1] & ~add | remove
+
+
+def _add_below(attributes: list[int], change: tuple[int, int]) -> None:
+    """Of when files were read there is one word at a time: of these the later one counts here as well."""
+    add, remove = change
+    if remove & MOUNT_ATTR__ATIME:
+        attributes[2] &= ~MOUNT_ATTR__ATIME
+    attributes[2] |= add
+    attributes[3] |= remove
 
 
 def refuse_for_bind(options: Options, what: str) -> None:

@@ -85,10 +85,11 @@ def _holds(rule: Profile, capabilities: frozenset[str], arch: str, release: tupl
     return not ((newest := excludes.get("minKernel")) and release >= _release(newest))
 
 
-def _release(text: str) -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", text)
+def _release(text: object) -> tuple[int, int]:
+    """Of "6.1.0-rc4" what counts, also of "6" and "6-rc1", whose second number is 0."""
+    found = re.match(r"(\d+)(?:\.(\d+)|(?![.\w]))", text) if isinstance(text, str) else None
     if found is None:
         raise InvalidInput(
             f"read seccomp profile: {text!r} is no kernel version", remedy='write it like "4.8"'
         )
-    return int(found[1]), int(found[2])
+    return int(found[1]), int(found[2] or 0)

@@ -1,0 +1,143 @@
+"""Programs that are made to change their directory while they do what only the kernel and they know of."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from struct import Struct
+
+import pytest
+
+from lamina.linux.constants import AT_FDCWD, STATX_MNT_ID
+from lamina.linux.files import statx
+from lamina.runtime import redirecting
+from lamina.runtime.holders import Directory
+from lamina.runtime.redirecting import Moving
+from support.lives import until
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(not redirecting.is_possible(), reason="written for x86-64 alone"),
+]
+MOVES = 20
+Counts = Callable[[], tuple[int, ...]]
+Begin = Callable[[str], tuple[int, Counts]]
+COUNTS = Struct("=3I")  # turns, violations, aborted
+
+# a sequence that goes on for ever, unless the kernel aborts it (which it has to, when it was interrupted), or no longer
+# knows of it: that must not be while it goes on (rseq(2), linux/rseq.h)
+RESTARTABLE = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/rseq.h>
+int main(int argc, char **argv) {
+    volatile unsigned *counts = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, open(argv[1], O_RDWR), 0);
+    struct rseq *own = (struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
+    if (!__rseq_size)
+        return 77;
+    for (;;)
+        __asm__ volatile(".pushsection __rseq_cs, \"aw\"\n.balign 32\n"
+                         "3: .long 0, 0\n.quad 1f, 2f - 1f, 4f\n.popsection\n"
+                         "leaq 3b(%%rip), %%rax\nmovq %%rax, %0\n"
+                         "1: incl %1\ncmpq $0, %0\njne 1b\n"
+                         "2: incl %2\njmp 5f\n"
+                         ".long 0x53053053\n"
+                         "4: incl %3\n5:\n"
+                         : "+m"(own->rseq_cs), "+m"(counts[0]), "+m"(counts[1]), "+m"(counts[2])
+                         :
+                         : "rax", "memory", "cc");
+}
+"""
+# as Wine does it: a system call is a signal, until it says otherwise
+# (Documentation/admin-guide/syscall-user-dispatch.rst)
+DISPATCHING = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+static char blocked;
+static volatile unsigned *counts;
+static void dispatch(int number) { counts[1]++; blocked = 0; }
+int main(int argc, char **argv) {
+    counts = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, open(argv[1], O_RDWR), 0);
+    signal(SIGSYS, dispatch);
+    if (prctl(59, 1, 0, 0, &blocked))
+        return 77;
+    blocked = 1;
+    for (;;)
+        counts[0]++;
+}
+"""
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Iterator[Begin]:
+    """Compile a program and start it: its pid, and what gives its counts; it is skipped where it says 77."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    counts, began = tmp_path / "counts", list[subprocess.Popen[bytes]]()
+    counts.write_bytes(bytes(4096))
+
+    def read() -> tuple[int, ...]:
+        return COUNTS.unpack(counts.read_bytes()[: COUNTS.size])
+
+    def begin(source: str) -> tuple[int, Counts]:
+        (tmp_path / "program.c").write_text(source)
+        made = subprocess.run(
+            [compiler, "-O1", "-o", tmp_path / "program", tmp_path / "program.c"], timeout=200, check=False
+        )
+        if made.returncode:
+            pytest.skip("needs glibc 2.35 or newer")
+        child = subprocess.Popen([tmp_path / "program", counts], cwd="/")
+        began.append(child)
+        until(lambda: read()[0] or child.poll() is not None)
+        if child.poll() == 77:
+            pytest.skip("this kernel does not have it")
+        return child.pid, read
+
+    yield begin
+    for child in began:
+        child.kill()
+        child.wait()
+
+
+def moved(pid: int, path: Path) -> str:
+    mount = statx(AT_FDCWD, f"/proc/{pid}/cwd", 0, STATX_MNT_ID).mnt_id
+    one = Directory(pid, pid, os.fsencode(path), mount, os.stat(f"/proc/{pid}/ns/mnt").st_ino)
+    return Moving(one, plain=False).move()
+
+
+def has_gone_on(counts: Counts, before: tuple[int, ...]) -> bool:
+    return counts()[0] != before[0]
+
+
+def test_a_restartable_sequence_begins_anew(tmp_path: Path, begun: Begin) -> None:
+    """Of what it has written in there nothing counts, as after every other interruption."""
+    pid, counts = begun(RESTARTABLE)
+    places = [tmp_path / "one", tmp_path / "two"]
+    for place in places:
+        place.mkdir()
+    for number in range(MOVES):
+        before = counts()
+        assert moved(pid, places[number % 2]) == ""
+        assert Path(f"/proc/{pid}/cwd").readlink() == places[number % 2]
+        until(partial(has_gone_on, counts, before))
+        _, violations, aborted = counts()
+        assert (violations, aborted > before[2]) == (0, True)
+
+
+def test_who_answers_its_own_system_calls_stays_where_it_is(tmp_path: Path, begun: Begin) -> None:
+    """The call that it is made to make would be a signal to it, which it was to hear of for its own calls alone."""
+    pid, counts = begun(DISPATCHING)
+    assert moved(pid, tmp_path) == "it answers its own system calls"
+    assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
+    before = counts()
+    until(partial(has_gone_on, counts, before))
+    assert counts()[1] == 0
