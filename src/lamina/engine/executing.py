@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import _thread
 import os
-from errno import ESRCH
+from errno import EMFILE, ENFILE, ESRCH
 from stat import S_ISCHR
 
 from lamina.engine.completed import Completed
@@ -470,8 +470,9 @@ def _null(root: Fd) -> Fd:
             status = os.fstat(found)
             if S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
                 return Fd(os.open(f"/proc/self/fd/{int(found)}", os.O_RDWR | os.O_CLOEXEC))
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno in (EMFILE, ENFILE):
+            raise KernelError("exec: open /dev/null of the container", error.errno) from None
     raise Unsupported(
         "exec: /dev/null of the container is not the null device, and a standard stream is to be that",
         remedy="give it all three, or repair /dev/null in the container: mknod -m 666 /dev/null c 1 3",
