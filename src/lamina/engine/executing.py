@@ -114,12 +114,8 @@ class Execution:
         try:
             if self._maker == os.getpid():
                 self.abandon()
-        except (
-            AttributeError,
-            LaminaError,
-            OSError,
-            TypeError,
-        ):  # never begun, or the interpreter is leaving
+        # never begun, or the interpreter is leaving
+        except (AttributeError, LaminaError, OSError, TypeError):
             pass
 
     def handed_over(self) -> None:
@@ -149,6 +145,15 @@ class Execution:
         except OSError as error:
             if error.errno != ESRCH:
                 raise
+
+    def end(self) -> None:
+        """Kill it, and what it began and left in its process group, which it leads, as in a session of its own."""
+        self.kill(9)
+        if self._status is None:  # until it is reaped its number is nobody else's
+            try:
+                os.killpg(self.pid, 9)
+            except (ProcessLookupError, PermissionError):
+                pass
 
     def wait(self) -> int:
         """Wait for the end and give the exit status, 128 + n after signal n."""
@@ -181,6 +186,7 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
         try:
             ended = attend(execution, stdio, timeout=io.timeout, catcher=catcher, init=True)
         except BaseException:
+            execution.end()
             execution.abandon()
             raise
         warning = conclude(execution, ended, tell)
