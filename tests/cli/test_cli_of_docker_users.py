@@ -182,6 +182,18 @@ def test_system_prune_tells_of_images(lamina: Lamina, image: str, store_root: Pa
     assert done_to_images(store_root) == ["load", "untag", "delete"]
 
 
+def test_attach_to_a_terminal_takes_one(lamina: Lamina, image: str) -> None:
+    """As in docker; `start -ai` does without, there and here."""
+    ok(lamina("run", "-dit", "--name", "box", image))
+    try:
+        done = lamina("attach", "box")
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "standard input here is none" in done.stderr and "hint: say --no-stdin" in done.stderr
+    finally:
+        ok(lamina("rm", "-f", "box"))
+    assert "it is not running" in lamina("attach", ok(lamina("create", "-it", image)).strip()).stderr
+
+
 def test_networks_are_named_by_ids_as_well(lamina: Lamina) -> None:
     identity = ok(lamina("network", "create", "--label", "keep", "one")).strip()
     ok(lamina("network", "create", "two"))

@@ -266,6 +266,7 @@ exec -- aa echo hi
 exec aa sh -c 'kill -9 $$'
 exec at tty
 attach ac
+attach at
 attach nosuch
 top nosuch
 top ac
