@@ -31,7 +31,9 @@ def do(args: Arguments) -> int:
     container = Engine(args.root).container(args.name)
     if not args.no_stdin and not os.isatty(0) and container.is_alive:
         config = container.inspect()["Config"]
-        if config["Tty"] and config["OpenStdin"]:  # what is read here would be typed there: docker refuses it as well
+        if (
+            config["Tty"] and config["OpenStdin"]
+        ):  # what is read here would be typed there: docker refuses it as well
             raise InvalidInput(
                 f"attach container {args.name}: it has a terminal, and standard input here is none",
                 remedy="say --no-stdin, or run it on a terminal",
