@@ -25,6 +25,7 @@ A message says verb, object and cause, in lower case and without a full stop; `r
 from __future__ import annotations
 
 import os
+from errno import EMFILE, ENFILE
 
 __all__ = [
     "CommandNotExecutable",
@@ -45,6 +46,13 @@ __all__ = [
     "TimeoutExpired",
     "Unsupported",
 ]
+
+
+# what can be done about an error of the kernel, whatever the call was
+REMEDIES = {
+    EMFILE: "allow this program more open files (ulimit -n)",
+    ENFILE: "close some files, or raise fs.file-max",
+}
 
 
 class LaminaError(Exception):
@@ -129,6 +137,7 @@ class KernelError(LaminaError, OSError):
         self, call: str, errno: int, target: str = "", *, hint: str = "", remedy: str = "", message: str = ""
     ) -> None:
         self.call, self.target, self.hint = call, target, hint
+        remedy = remedy or REMEDIES.get(errno, "")
         text = message or f"{call}{' ' if target else ''}{target}: {os.strerror(errno)}"
         LaminaError.__init__(self, f"{text}: {hint}" if hint else text, remedy=remedy)
         # set by hand: OSError's own constructor would replace the class (PEP 3151) and the arguments

@@ -66,4 +66,4 @@ def test_one_that_was_removed_meanwhile_is_not_pruned(
     assert command_line(["system", "prune", "--force"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
-    assert out.splitlines()[:3] == ["Deleted containers:", "one", "three"]
+    assert out.splitlines()[:3] == ["Deleted Containers:", "one", "three"]

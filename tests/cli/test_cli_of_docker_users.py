@@ -182,6 +182,50 @@ def test_system_prune_tells_of_images(lamina: Lamina, image: str, store_root: Pa
     assert done_to_images(store_root) == ["load", "untag", "delete"]
 
 
+def test_attach_to_a_terminal_takes_one(lamina: Lamina, image: str) -> None:
+    """As in docker; `start -ai` does without, there and here."""
+    ok(lamina("run", "-dit", "--name", "box", image))
+    try:
+        done = lamina("attach", "box")
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "standard input here is none" in done.stderr and "hint: say --no-stdin" in done.stderr
+    finally:
+        ok(lamina("rm", "-f", "box"))
+    assert "it is not running" in lamina("attach", ok(lamina("create", "-it", image)).strip()).stderr
+
+
+def test_networks_are_named_by_ids_as_well(lamina: Lamina) -> None:
+    identity = ok(lamina("network", "create", "--label", "keep", "one")).strip()
+    ok(lamina("network", "create", "two"))
+    assert len(identity) == 64 and identity[:12] in ok(lamina("network", "ls", "-q")).split()
+    assert identity in ok(lamina("network", "ls", "-q", "--no-trunc")).split()
+    listed = ok(lamina("network", "ls")).splitlines()
+    assert listed[0].split()[:4] == ["NETWORK", "ID", "NAME", "DRIVER"]
+    assert [line.split()[1] for line in listed[1:]] == ["host", "none", "one", "two"]
+    every = ok(lamina("network", "ls", "-q")).split()
+    named = ok(lamina("network", "inspect", "-f", "{{.Name}}", *every)).split()
+    assert named == ["host", "none", "one", "two"]
+    assert (
+        ok(lamina("network", "ls", "-f", f"id={identity}", "--format", "{{.Name}} {{.IPv6}}"))
+        == "one false\n"
+    )
+    done = lamina("network", "rm", every[0])
+    assert done.returncode == 1 and "cannot be removed" in done.stderr
+    ok(lamina("network", "rm", identity[:12]))
+    assert lamina("network", "rm", "one").returncode == 1
+
+
+def test_prunes_of_networks(lamina: Lamina) -> None:
+    for name in ("one", "two", "three"):
+        ok(lamina("network", "create", "--label", f"{name}=1", name))
+    assert ok(lamina("network", "prune", "-f", "--filter", "label=one")) == "Deleted Networks:\none\n\n"
+    assert ok(lamina("network", "prune", "-f", "--filter", "until=1h")) == ""
+    told = ok(lamina("system", "prune", "-f", "--filter", "label!=three"))
+    assert told.startswith("Deleted Networks:\ntwo\n\n"), told
+    assert ok(lamina("network", "ls", "-f", "type=custom", "--format", "{{.Name}}")) == "three\n"
+    assert ok(lamina("network", "prune", "-f")) == "Deleted Networks:\nthree\n\n"
+
+
 def test_volume_prune(lamina: Lamina) -> None:
     for name, label in (("a", "x=1"), ("b", "x=2"), ("c", "keep")):
         ok(lamina("volume", "create", "--label", label, name))
@@ -288,6 +332,44 @@ def test_inspect_tells_what_was_asked_in_docker_s_words(lamina: Lamina, image: s
         "CHOWN",
     ]
     assert list(asked["Tmpfs"]) == ["/t"]
+
+
+def test_inspect_tells_of_volumes_as_they_were_typed(lamina: Lamina, image: str) -> None:
+    volumes = [
+        "/etc:/e:ro,z",
+        "v1:/v:ro,nocopy",
+        "v2:/w",
+        "/tmp:/p:rslave,Z",
+        "v3:/x:rw,U",
+        "/etc:/o:O",
+        "/own",
+    ]
+    ok(lamina("create", "--name", "box", *(word for one in volumes for word in ("-v", one)), image))
+    look = ("inspect", "-f")
+    assert ok(lamina(*look, '{{join .HostConfig.Binds " "}}', "box")).split() == volumes[:-1]
+    assert ok(lamina(*look, "{{json .Config.Volumes}}", "box")) == '{"/own":{}}\n'
+    modes = "{{range .Mounts}}{{.Destination}}={{.Mode}} {{end}}"
+    assert ok(lamina(*look, modes, "box")).split() == [
+        "/e=ro,z", "/v=ro,nocopy", "/w=z", "/p=rslave,Z", "/x=rw,U", "/o=O", "/own=",
+    ]  # fmt: skip
+
+
+def test_what_is_null_prints_as_docker_prints_it(lamina: Lamina, image: str) -> None:
+    ok(lamina("create", "--name", "box", image))
+    fields = [
+        "HostConfig.CapAdd",
+        "HostConfig.Binds",
+        "Config.Entrypoint",
+        "Config.Volumes",
+        "HostConfig.Tmpfs",
+    ]
+    fields += ["State.Health", "Config.Healthcheck"]
+    said = ok(lamina("inspect", "-f", " ".join("{{." + one + "}}" for one in fields), "box"))
+    assert said == "[] [] [] map[] map[] <nil> <nil>\n"
+    as_json = ok(
+        lamina("inspect", "-f", "{{json .HostConfig.CapAdd}}{{if .Config.Entrypoint}}x{{end}}", "box")
+    )
+    assert as_json == "null\n"
 
 
 @pytest.mark.parametrize(

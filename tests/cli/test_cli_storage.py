@@ -111,9 +111,9 @@ def test_prune_asks_and_removes(lamina: Lamina, store: Store) -> None:
     asked = lamina("system", "prune")
     assert asked.returncode == 125 and "no terminal to ask on" in asked.stderr
     told = ok(lamina("system", "prune", "-f", "--volumes")).splitlines()
-    assert told[told.index("Deleted containers:") + 1] == "brave"
-    assert told[told.index("Deleted volumes:") + 1] == anonymous
-    assert told[told.index("Deleted images:") + 1] == nameless.id[:12]
+    assert told[told.index("Deleted Containers:") + 1] == "brave"
+    assert told[told.index("Deleted Volumes:") + 1] == anonymous
+    assert told[told.index("Deleted Images:") + 1] == nameless.id[:12]
     assert told[-1].startswith("Total reclaimed space: ")
     assert images.identities(store) == [image.id] and containers.identities(store) == []
     assert "one:1" in ok(lamina("system", "prune", "-af"))
@@ -167,7 +167,7 @@ def test_volumes(lamina: Lamina, store: Store) -> None:
     assert ok(lamina("volume", "rm", "-f", "data")) == "data\n"
     assert ok(lamina("volume", "prune", "-af")).startswith("Total reclaimed space")
     ok(lamina("rm", "brave"))
-    assert ok(lamina("volume", "prune", "-af")).startswith("other\n")
+    assert ok(lamina("volume", "prune", "-af")).startswith("Deleted Volumes:\nother\n\n")
 
 
 @pytest.mark.parametrize("verb", ["system", "volume"])

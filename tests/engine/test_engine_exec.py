@@ -255,6 +255,22 @@ def test_after_its_time_it_is_killed_and_the_container_lives(box: Container) -> 
     assert box.state == "running"
 
 
+def test_what_it_began_is_killed_with_it(box: Container) -> None:
+    """What a script runs, and what it has in the background: they are of its process group. A session is apart."""
+    script = "echo $$; busybox setsid sleep 611 & sleep 612 & sleep 613; echo never"
+    for seconds in (1, 10, 60):
+        with pytest.raises(TimeoutExpired) as raised:
+            box.exec(["sh", "-c", script], capture_output=True, timeout=seconds)
+        if raised.value.stdout:
+            break
+    until(lambda: sleeping(box) == ["sleep 611"])
+
+
+def sleeping(box: Container) -> list[str]:
+    words = [" ".join(row[-1:]) for row in box.top(["-o", "pid,args"])["Processes"]]
+    return sorted(line for line in words if line.startswith("sleep 61"))
+
+
 def test_others_who_hold_its_output_do_not_keep_us(box: Container) -> None:
     """Neither one who is silent, nor one who never stops writing."""
     done = box.exec(["sh", "-c", "sleep 600 & echo done"], capture_output=True, timeout=200)

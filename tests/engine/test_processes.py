@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,30 @@ def test_the_columns_are_those_of_docker(box: Container) -> None:
         "TIME",
         "COMMAND",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "titles"),
+    [
+        ("-e", "PID TTY TIME CMD"),
+        ("-A", "PID TTY TIME CMD"),
+        ("-x", "PID TTY STAT TIME COMMAND"),
+        ("x", "PID TTY STAT TIME COMMAND"),
+        ("-ax", "PID TTY STAT TIME COMMAND"),
+        ("aux", "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND"),
+        ("-fe", "UID PID PPID C STIME TTY TIME CMD"),
+    ],
+)
+def test_options_of_ps(box: Container, words: str, titles: str) -> None:
+    """As docker has it with procps-ng: a program's name with -e alone, and minutes where BSD's letters are typed."""
+    found = box.top([words])
+    assert found["Titles"] == titles.split()
+    shell, _ = found["Processes"]
+    time = shell[found["Titles"].index("TIME")]
+    bsd = "COMMAND" in titles
+    assert re.fullmatch(r"\d+:\d\d" if bsd else r"\d\d:\d\d:\d\d", time), time
+    assert shell[-1].startswith("sh -c" if words != "-e" and words != "-A" else "sh")
+    assert ("sleep 1000" in found["Processes"][1][-1]) == (words not in ("-e", "-A"))
 
 
 @pytest.mark.peer("ps")

@@ -131,6 +131,10 @@ inspect -f '{{range .Mounts}}{{if eq .Destination "/v"}}{{.Mode}}|{{.RW}}|{{.Pro
 inspect -f '{{range .Mounts}}{{if eq .Destination "/w"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
 inspect -f '{{range .Mounts}}{{if eq .Destination "/e"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
 inspect -f '{{range .Mounts}}{{if eq .Destination "/f"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
+inspect -f '{{.HostConfig.Binds}} {{json .Config.Volumes}}' mounts
+inspect -f '{{.HostConfig.CapAdd}} {{json .HostConfig.CapAdd}} {{.HostConfig.VolumesFrom}}' mounts
+inspect -f '{{.HostConfig.Tmpfs}} {{.Config.Entrypoint}} {{.Config.ExposedPorts}} {{.State.Health}}' mounts
+inspect -f '{{.HostConfig.SecurityOpt}} {{.HostConfig.GroupAdd}} {{.Config.Healthcheck}}' mounts
 rm -f mounts ae
 run -d --name mounts --mount type=bind,src=/etc,dst=/g,readonly --mount src=vol,dst=/h --mount type=tmpfs,dst=/t tiny
 inspect -f '{{range .Mounts}}{{if eq .Destination "/g"}}{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
@@ -142,6 +146,17 @@ network ls --format '{{.Name}} {{.Driver}} {{.Scope}} {{.Internal}}' -f driver=h
 network ls -f driver=null --format '{{.Name}} {{len .ID}}'
 network ls -f type=custom --format '{{.Name}}'
 network ls -f type=bogus
+network ls -q --no-trunc -f driver=null
+network ls -qf driver=host
+network ls -f driver=null --format '{{.IPv6}}'
+network create other
+network inspect -f '{{.Name}} {{.Driver}} {{len .Id}} {{.Internal}}' other
+network rm other nosuch
+network create other
+network prune -f --filter label=nosuch
+network prune -f
+network prune -f
+network prune -f --filter bogus=1
 network inspect -f '{{.Name}} {{.Driver}} {{.Scope}} {{.Internal}} {{.Containers}}' host none
 network rm host
 ps -a --format '{{.Nope}}'
@@ -251,6 +266,7 @@ exec -- aa echo hi
 exec aa sh -c 'kill -9 $$'
 exec at tty
 attach ac
+attach at
 attach nosuch
 top nosuch
 top ac
@@ -318,6 +334,9 @@ volume ls -f bogus=1
 volume rm nosuch vv
 volume rm vol
 volume rm -f nosuch
+volume create last
+volume prune -f --all --filter label=nosuch
+volume prune -f
 cp aa:/etc/group out
 cp -q aa:/etc/group out
 cp aa:/nosuch out

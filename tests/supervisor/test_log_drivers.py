@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from lamina.supervisor.logs import (
     LogEntry,
     check_log,
     ending,
+    following,
     open_log,
     size_of,
 )
@@ -400,6 +402,26 @@ def test_the_last_lines_are_those_of_all(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ending, "BLOCK", block)
         assert list(found.read(tail=lines)) == wanted
+        patch.setattr(following, "HELD", block)
+        assert list(found.read(tail=lines)) == wanted
+
+
+@everywhere
+def test_a_line_without_an_end_is_not_held(driver: str, tmp_path: Path) -> None:
+    made = writer(tmp_path, driver)
+    piece = b"x" * (1 << 20)
+    made.write(b"o", b"first\n")
+    for _ in range(128):
+        made.write(b"o", piece)
+    made.close()
+    tracemalloc.start()
+    try:
+        size = sum(len(entry.data) for entry in log(tmp_path, driver).read(tail=1))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size == 128 << 20
+    assert peak < 100 << 20
 
 
 @pytest.mark.parametrize("lost", range(1, 40))

@@ -42,6 +42,10 @@ class FakeContainer:
         except ProcessLookupError:
             pass
 
+    def end(self) -> None:
+        """As Running.end."""
+        self.kill(signal.SIGKILL)
+
     def wait(self) -> int:
         """As Running.wait."""
         status = self.process.wait()

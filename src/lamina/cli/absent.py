@@ -86,8 +86,6 @@ OPTIONS: dict[str, dict[str, str]] = {
         ),
     },
     "network inspect": {"-v": SWARM, "--verbose": SWARM},
-    "network ls": {"--no-trunc": "is not supported: nothing is cut"},
-    "network prune": {"--filter": LATER},
     "volume create": {
         **dict.fromkeys(("-o", "--opt"), VOLUMES),
         **dict.fromkeys(

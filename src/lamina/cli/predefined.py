@@ -19,6 +19,14 @@ def identity(name: str) -> str:
     return hashlib.sha256(f"lamina network {name}".encode()).hexdigest()
 
 
+def named(name: str) -> str | None:
+    """Which of them *name*, or the beginning of its id, means; None for neither."""
+    if name in PREDEFINED:
+        return name
+    digits = len(name) >= 4 and all(one in "0123456789abcdef" for one in name)
+    return next((one for one in PREDEFINED if digits and identity(one).startswith(name)), None)
+
+
 def document(name: str) -> dict[str, Any]:
     """As `docker network inspect` has it."""
     return {

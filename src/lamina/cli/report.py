@@ -9,7 +9,7 @@ import sys
 from lamina.argv import quick
 from lamina.cli.options import GLOBAL
 from lamina.cli.stopped import Stopped
-from lamina.errors import HostChanged, LaminaError
+from lamina.errors import REMEDIES, HostChanged, LaminaError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,10 @@ def _foreign(error: BaseException, argv: Sequence[str]) -> int:
     if isinstance(error, OSError) and error.errno is not None:
         place = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
         full = "free some space, or use another --root" if error.errno == errno.ENOSPC else ""
-        say(f"{verb}{place}: {os.strerror(error.errno).lower()}", full)
+        say(f"{verb}{place}: {os.strerror(error.errno).lower()}", full or REMEDIES.get(error.errno, ""))
+        return 125
+    if isinstance(error, ImportError) and os.strerror(errno.EMFILE) in str(error):  # of a shared object
+        say(f"{verb}: {os.strerror(errno.EMFILE).lower()}", REMEDIES[errno.EMFILE])
         return 125
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     say(

@@ -10,9 +10,10 @@
     operand    .  .Field.Field  $  $name.Field  "text"  `text`  1  -1.5  true  false  nil  (pipeline)
     {{.Label "key"}}                               one of the labels, of containers and volumes
 
-Values print as Go prints them: `[a b]`, `map[key:value]`, but what is not there prints as nothing. A field that a
-record does not have is an error, not silence; a key that labels, or other mappings, do not have is nothing. What else
-Go has (define, template, block, break, methods) is refused.
+Values print as Go prints them: `[a b]`, `map[key:value]`, and those of docker's fields that are null as `[]`, `map[]`
+or `<nil>`, whichever they are there; what else is not there prints as nothing. A field that a record does not have is
+an error, not silence; a key that labels, or other mappings, do not have is nothing. What else Go has (define,
+template, block, break, methods) is refused.
 Source: the documentation of Go's text/template.
 """
 
@@ -44,6 +45,16 @@ from lamina.errors import InvalidInput
 _ESCAPES = {"\\t": "\t", "\\n": "\n"}
 # docker's pointers: where there is nothing, the field is nil, and `{{if .State.Health}}` is no mistake
 _POINTERS = frozenset(("Health", "SizeRw", "SizeRootFs"))
+# how those print that may be null
+_NULL = {
+    **dict.fromkeys(
+        ("Binds", "CapAdd", "CapDrop", "Cmd", "DeviceCgroupRules", "DeviceRequests", "Entrypoint", "ExtraHosts",
+         "GroupAdd", "OnBuild", "SecurityOpt", "Shell", "VolumesFrom"),
+        "[]",
+    ),
+    **dict.fromkeys(("ExposedPorts", "Tmpfs", "Volumes"), "map[]"),
+    **dict.fromkeys(("Health", "Healthcheck", "MemorySwappiness", "SizeRootFs", "SizeRw", "StopTimeout"), "<nil>"),
+}  # fmt: skip
 # fields whose keys are the user's, not docker's: Go maps, where the rest are structs
 _MAPPINGS = frozenset(
     ("Labels", "Attributes", "Annotations", "Options", "Sysctls", "Networks", "Ports", "PortBindings", "ExposedPorts",
@@ -137,7 +148,7 @@ class _Run:
             if isinstance(node, Text):
                 self.out.append(node.text)
             elif isinstance(node, Action):
-                self.out.append(show(self.value(node.pipeline, dot)))
+                self.out.append(_shown(self.value(node.pipeline, dot), node.pipeline))
             elif isinstance(node, Assign):
                 self._assign(node, dot)
             elif isinstance(node, Range):
@@ -243,6 +254,15 @@ class _Run:
             return next(scope[operand.name] for scope in reversed(self._scopes) if operand.name in scope)
         assert isinstance(operand, Field)
         return _field(dot if operand.of is None else self._operand(operand.of, dot), operand.names)
+
+
+def _shown(value: Any, pipeline: Pipeline) -> str:
+    """*value*, which *pipeline* gave; null as the field that it is of."""
+    if value is None and len(pipeline.calls) == 1 and not pipeline.calls[0].name:
+        operand = pipeline.calls[0].arguments[0]
+        if isinstance(operand, Field) and operand.names:
+            return _NULL.get(operand.names[-1], "")
+    return show(value)
 
 
 class _Scope:

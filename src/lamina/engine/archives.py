@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import ExitStack, contextmanager
-from errno import EIO
+from errno import EIO, ENOTDIR
 from typing import TYPE_CHECKING
 
 from lamina.engine.design import HOST
@@ -141,8 +141,12 @@ def from_directory(
     wanted = _platform(platform)
     canonical = None if name is None else tag_of(name)
     path = os.path.abspath(directory)
-    if not os.path.isdir(path):
-        raise InvalidInput(f"make image of {path}: not a directory", remedy="'lamina import' takes archives")
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        number = error.errno or 0
+        remedy = "'lamina import' takes archives" if number == ENOTDIR else ""
+        raise InvalidInput(f"make image of {path}: {os.strerror(number).lower()}", remedy=remedy) from None
     said = message or f"Made of the directory {os.path.basename(path)}"
 
     def pack(out: Fd) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from errno import EMFILE
 from time import monotonic, sleep
 
 from lamina.engine.answers import REFUSED, decode, encode, error_record
@@ -263,17 +264,21 @@ def environment() -> dict[bytes, bytes]:
 
 
 def _high(fd: int) -> int:
-    import fcntl
+    from lamina.linux.descriptors import duplicate
 
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    return duplicate(fd, HIGH)
 
 
 def _supervise(store: Store, identity: str, mode: str, answer: int, attached: int) -> NoReturn:
     """In the forked process: become a supervisor. Never returns into what was forked."""
     try:
-        answer, attached = alone(answer, attached)
-        from lamina.engine.becoming import supervise
-
+        try:
+            answer, attached = alone(answer, attached)
+            from lamina.engine.becoming import supervise
+        except (ImportError, OSError) as error:  # there is no descriptor left, of a limit that is very low
+            failure = KernelError("start a supervisor", getattr(error, "errno", None) or EMFILE)
+            os.write(answer, encode({"error": error_record(failure)}))
+            os._exit(1)
         supervise(store, identity, mode, answer, attached)
     finally:
         os._exit(0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import _thread
 import os
-from errno import ESRCH
+from errno import EMFILE, ENFILE, ESRCH
 from stat import S_ISCHR
 
 from lamina.engine.completed import Completed
@@ -114,12 +114,8 @@ class Execution:
         try:
             if self._maker == os.getpid():
                 self.abandon()
-        except (
-            AttributeError,
-            LaminaError,
-            OSError,
-            TypeError,
-        ):  # never begun, or the interpreter is leaving
+        # never begun, or the interpreter is leaving
+        except (AttributeError, LaminaError, OSError, TypeError):
             pass
 
     def handed_over(self) -> None:
@@ -149,6 +145,15 @@ class Execution:
         except OSError as error:
             if error.errno != ESRCH:
                 raise
+
+    def end(self) -> None:
+        """Kill it, and what it began and left in its process group, which it leads, as in a session of its own."""
+        self.kill(9)
+        if self._status is None:  # until it is reaped its number is nobody else's
+            try:
+                os.killpg(self.pid, 9)
+            except (ProcessLookupError, PermissionError):
+                pass
 
     def wait(self) -> int:
         """Wait for the end and give the exit status, 128 + n after signal n."""
@@ -181,6 +186,7 @@ def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> Complet
         try:
             ended = attend(execution, stdio, timeout=io.timeout, catcher=catcher, init=True)
         except BaseException:
+            execution.end()
             execution.abandon()
             raise
         warning = conclude(execution, ended, tell)
@@ -470,8 +476,9 @@ def _null(root: Fd) -> Fd:
             status = os.fstat(found)
             if S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
                 return Fd(os.open(f"/proc/self/fd/{int(found)}", os.O_RDWR | os.O_CLOEXEC))
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno in (EMFILE, ENFILE):
+            raise KernelError("exec: open /dev/null of the container", error.errno) from None
     raise Unsupported(
         "exec: /dev/null of the container is not the null device, and a standard stream is to be that",
         remedy="give it all three, or repair /dev/null in the container: mknod -m 666 /dev/null c 1 3",

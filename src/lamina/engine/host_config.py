@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.engine.keeping import said_of
-from lamina.engine.options import CONTAINER, NO, TMPFS
+from lamina.engine.options import CONTAINER, NO, OVER, TMPFS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,23 @@ _PLAIN: tuple[tuple[str, str, Any], ...] = (
     ("BlkioWeight", "blkio_weight", 0),
     ("DeviceCgroupRules", "device_rules", None),
 )
-_PROPAGATIONS = ("shared", "rshared", "slave", "rslave")
+_TYPED = frozenset(
+    (
+        "rw",
+        "shared",
+        "rshared",
+        "slave",
+        "rslave",
+        "private",
+        "nosuid",
+        "nodev",
+        "noexec",
+        "suid",
+        "dev",
+        "exec",
+        "idmap",
+    )
+)
 _THROTTLES = {
     "throttleReadBpsDevice": "BlkioDeviceReadBps",
     "throttleWriteBpsDevice": "BlkioDeviceWriteBps",
@@ -59,7 +75,7 @@ def host_config(asked: dict[str, Any]) -> dict[str, Any]:
         "Ulimits": _ulimits(further.get("ulimits") or ()),
         "Sysctls": dict(further.get("sysctls") or ()),
         "Annotations": dict(further.get("annotations") or ()),
-        **_volumes(asked.get("volumes") or (), options.get("volumes_from") or ()),
+        **_volumes(asked, options.get("volumes_from") or ()),
         "NetworkMode": options.get("network") or "",
         **_networking(options.get("networking") or {}),
         **_namespaces(asked, further),
@@ -118,19 +134,39 @@ def _ulimits(given: Iterable[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _volumes(volumes: Iterable[dict[str, Any]], others: Iterable[Sequence[str]]) -> dict[str, Any]:
+def _volumes(asked: dict[str, Any], others: Iterable[Sequence[str]]) -> dict[str, Any]:
+    """The container's own volumes are no binds there: `Config.Volumes` has them."""
     binds, memory = [], {}
-    for volume in volumes:
+    for volume in asked.get("volumes") or ():
         if volume["kind"] == TMPFS:
             memory[volume["target"]] = ",".join(volume["options"])
-            continue
-        # what was typed, as far as it is not what is usual
-        words = ["ro"] if {"ro", "rro"} & set(volume["options"]) else []
-        words += [word for word in volume["options"] if word in _PROPAGATIONS]
-        place = f"{volume.get('name') or volume['source']}:{volume['target']}"
-        binds.append(":".join([place, ",".join(words)] if words else [place]))
+        elif not is_own_volume(asked, volume):
+            place = f"{volume.get('name') or volume['source']}:{volume['target']}"
+            words = volume_words(volume)
+            binds.append(":".join([place, ",".join(words)] if words else [place]))
     from_others = [":".join(filter(None, one)) for one in others]
     return {"Binds": binds or None, "Tmpfs": memory or None, "VolumesFrom": from_others or None}
+
+
+def is_own_volume(asked: dict[str, Any], volume: dict[str, Any]) -> bool:
+    """Whether nobody gave it a name: it goes with the container whose record is *asked*."""
+    return str(volume.get("name") or "").startswith(f"{asked.get('id')}-")
+
+
+def volume_words(volume: dict[str, Any]) -> list[str]:
+    """The options of one in the record's words, as they were typed behind its second colon, but for their order and
+    what is usual anyhow.
+    """
+    options = volume["options"]
+    usual = ("nosuid", "nodev") if volume.get("name") else ()
+    words = ["ro"] if {"ro", "rro"} & set(options) else []
+    words += [word for word in options if word in _TYPED and word not in usual]
+    if not volume.get("copy", True):
+        words.append("nocopy")
+    words += filter(None, [volume.get("relabel")])
+    if volume.get("chown"):
+        words.append("U")
+    return [*words, "O"] if volume["kind"] == OVER else words
 
 
 def _networking(kept: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 
-from lamina.engine.host_config import host_config
+from lamina.engine.host_config import host_config, is_own_volume, volume_words
 from lamina.engine.keeping import entrypoint_and_cmd, exposed_ports, one_by_one, publishable, said_of
+from lamina.engine.options import TMPFS
 from lamina.store.containers import DEAD, LIVING, PAUSED, RESTARTING, RUNNING
 from lamina.store.successors import now_called
 
@@ -117,12 +118,14 @@ def _of_image(asked: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """What the image says, under what was asked."""
     config = asked.get("config") or {}
     entrypoint, words = entrypoint_and_cmd(asked, config.get("entrypoint") or ())
+    places = [*(config.get("volumes") or ())]
+    places += [one["target"] for one in asked.get("volumes") or () if is_own_volume(asked, one)]
     exposed = exposed_ports(options, config.get("exposed_ports") or ())
     return {
         "User": options.get("user") or config.get("user") or "",
         "Entrypoint": entrypoint or None,
         "Cmd": words or None,
-        "Volumes": {path: {} for path in config.get("volumes") or ()} or None,
+        "Volumes": {path: {} for path in dict.fromkeys(places)} or None,
         "ExposedPorts": {port: {} for port in exposed} or None,
         "Shell": config.get("shell") or None,
         "OnBuild": config.get("onbuild") or None,
@@ -242,7 +245,7 @@ def _mounts(asked: dict[str, Any], store: str) -> list[dict[str, Any]]:
                 **({"Name": name, "Driver": "local"} if name else {}),
                 "Source": "" if volume["kind"] == "tmpfs" else source,
                 "Destination": volume["target"],
-                "Mode": _mode(options, "z" if name else ""),
+                "Mode": _mode(asked, volume),
                 "RW": not {"ro", "rro"} & set(options),
                 "Propagation": "" if name else next((word for word in options if word in PROPAGATIONS), ""),
             }
@@ -250,11 +253,12 @@ def _mounts(asked: dict[str, Any], store: str) -> list[dict[str, Any]]:
     return found
 
 
-def _mode(options: list[str], usual: str) -> str:
-    """What of a mount's *options* docker would say: what is not as *usual*, which of volumes is "z" there."""
-    said = ["ro"] if {"ro", "rro"} & set(options) else []
-    said += [word for word in options if word in PROPAGATIONS and word != "rprivate"]
-    return ",".join(said) or usual
+def _mode(asked: dict[str, Any], volume: dict[str, Any]) -> str:
+    """What was typed; docker says "z" of a volume with a name where nothing was, and nothing of a tmpfs."""
+    if volume["kind"] == TMPFS:
+        return ""
+    usual = "z" if volume.get("name") and not is_own_volume(asked, volume) else ""
+    return ",".join(volume_words(volume)) or usual
 
 
 def timestamp(nanoseconds: int | None) -> str:

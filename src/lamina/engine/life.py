@@ -14,7 +14,15 @@ from lamina.engine.detaching import start_supervised
 from lamina.engine.restarting import UNKNOWN
 from lamina.engine.settling import SIGKILL, Process, has_just_ended, keep, state_of, wake_supervisor
 from lamina.engine.waits import Wait, block
-from lamina.errors import Conflict, Corrupt, InvalidInput, KernelError, NotFound, TimeoutExpired
+from lamina.errors import (
+    Conflict,
+    Corrupt,
+    InvalidInput,
+    KernelError,
+    LaminaError,
+    NotFound,
+    TimeoutExpired,
+)
 from lamina.linux.fd import Fd
 from lamina.linux.signals import signal_number
 from lamina.store import names
@@ -57,8 +65,31 @@ def start(home: Home, *, attached: int = -1) -> list[str]:
         raise Conflict(f"start container {home.shown}: it is paused", remedy="unpause it")
     if state == RESTARTING or (state == RUNNING and not has_just_ended(home)):
         return []
-    answer = start_supervised(home.store, home.id, attached=attached)
+    try:
+        answer = start_supervised(home.store, home.id, attached=attached)
+    except LaminaError as failure:
+        _forget(home, failure)
+        raise
     return list(answer.get("warnings") or ())
+
+
+def _forget(home: Home, failure: LaminaError) -> None:
+    """Remove what was to be removed at its end and whose start failed, where no supervisor lived to do that."""
+    from lamina.engine.discard import discard
+    from lamina.engine.holding import Held
+
+    try:
+        asked = home.asked()
+        if not asked.get("rm") or home.read("state") is not None:
+            return
+        with Held(home, "remove"):
+            if home.read("state") is None:
+                discard(home, str(asked.get("name") or ""), asked)
+                note(home.store, about(asked, "destroy"))
+    except (NotFound, Conflict):
+        pass  # it has been removed, or somebody else starts it
+    except (OSError, LaminaError) as second:
+        failure.add_note(f"while cleaning up: {second}")
 
 
 def stop(home: Home, seconds: float | None = None, signal: str | int | None = None) -> None:

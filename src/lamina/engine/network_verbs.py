@@ -62,14 +62,23 @@ class Networks:
         )  # fmt: skip
         return Network(self._store, record)
 
-    def prune(self) -> Sequence[str]:
-        """Remove those that no container is in; their names. Of `bridge`, which is not among these, what it has made on
-        this host goes, and comes again with its next container. Raises KernelError.
+    def prune(
+        self,
+        *,
+        until: float | None = None,
+        labels: Sequence[str] = (),
+        without_labels: Sequence[str] = (),
+    ) -> Sequence[str]:
+        """Remove those that no container is in; their names. Only those made before *until* (seconds since 1970), with
+        all of *labels* ("KEY" or "KEY=VALUE") and none of *without_labels*. Of `bridge`, which is not among these, what
+        it has made on this host goes, and comes again with its next container. Raises KernelError.
         """
-        gone = []
+        from lamina.engine.pruning import Chosen
+
+        gone, chosen = [], Chosen(until, labels, without_labels)
         known.let_default_go(self._store)
         for network in self.list():
-            if network.name == networks.DEFAULT:
+            if network.name == networks.DEFAULT or not chosen.takes(network.created, network.labels):
                 continue
             try:
                 network.remove()

@@ -64,6 +64,9 @@ class ProcessVerbs:
     ) -> Completed[Any]:
         """Run *command* beside what runs in it, and wait for its end; parameters as of `Engine.run`.
 
+        After *timeout* seconds it is killed, with what it began and left in its process group (a daemon that made a
+        session of its own goes on), and so when it is interrupted.
+
         `**options` are those of `docker exec`: env, workdir, user, tty, interactive, privileged, detach_keys. Raises
         Conflict when it does not run or is paused, CommandNotFound, CommandNotExecutable, TimeoutExpired and others.
         """

@@ -66,12 +66,12 @@ def read_options(words: Sequence[str]) -> list[tuple[str, str]]:
     columns: list[tuple[str, str]] = []
     shape = "" if joined else "f"
     while joined:
-        dashed = joined[0].startswith("-")
-        word = joined.pop(0).removeprefix("-")
+        typed = joined.pop(0)
+        dashed, word = typed.startswith("-"), typed.removeprefix("-")
         letters, o, rest = word.partition("o")
         if letters.strip("Aefaux") or (not o and rest) or not word:
             raise InvalidInput(
-                f"top: ps option {word!r} is not known", remedy="-ef, aux, -x, or -o pid,user,args"
+                f"top: ps option {typed} is not known", remedy="-ef, -e, aux, -x, or -o pid,user,args"
             )
         if "u" in letters:
             shape = "u"
@@ -231,6 +231,12 @@ def _clock(seconds: float, *, short: bool = False) -> str:
     return (f"{days}-" if days else "") + f"{hours:02}:{minutes:02}:{left:02}"
 
 
+def _bsd_clock(one: Seen) -> str:
+    """`MMM:SS`"""
+    minutes, seconds = divmod(int(one.cpu), 60)
+    return f"{minutes}:{seconds:02}"
+
+
 def _began(one: Seen) -> str:
     """`10:15` of today, `Nov26` of this year, else the year."""
     began, now = time.localtime(one.began), time.localtime()
@@ -276,6 +282,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Seen], str]]] = {
     "etime": ("ELAPSED", lambda one: _clock(one.lasts, short=True)),
     "tty": ("TTY", _terminal),
     "time": ("TIME", lambda one: _clock(one.cpu)),
+    "bsdtime": ("TIME", _bsd_clock),
     "comm": ("COMMAND", lambda one: one.comm),
     "args": ("COMMAND", lambda one: one.args),
     "cmd": ("CMD", lambda one: one.args),
@@ -283,9 +290,9 @@ COLUMNS: dict[str, tuple[str, Callable[[Seen], str]]] = {
 }
 # without an own choice, by what was asked: "u", "-f", BSD's "x", and "" for "-e" alone
 _SHAPES: dict[str, tuple[str, dict[str, str]]] = {
-    "u": ("user pid pcpu pmem vsz rss tty stat stime time command", {"stime": "START"}),
+    "u": ("user pid pcpu pmem vsz rss tty stat stime bsdtime command", {"stime": "START"}),
     "f": ("user pid ppid c stime tty time cmd", {"user": "UID"}),
-    "x": ("pid tty stat time command", {}),
+    "x": ("pid tty stat bsdtime command", {}),
     "": ("pid tty time comm", {"comm": "CMD"}),
 }
 _ALSO = {

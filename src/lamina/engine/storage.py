@@ -39,9 +39,10 @@ _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 
 @value
 class Pruned:
-    """What `prune` removed: names of containers, images, names of volumes; and the bytes that became free."""
+    """What `prune` removed: names of containers, networks and volumes, images; and the bytes that became free."""
 
     containers: tuple[str, ...]
+    networks: tuple[str, ...]
     images: tuple[Gone, ...]
     volumes: tuple[str, ...]
     layers: tuple[str, ...]
@@ -104,12 +105,13 @@ class Storage:
         labels: Sequence[str] = (),
         without_labels: Sequence[str] = (),
     ) -> Pruned:
-        """Remove those of *containers* that do not run, images without a name (with *everything* all that no container
-        uses), volumes that were made for containers that are gone (*with_volumes*), and then the garbage; and the
-        default network, if no container is in it: the next one makes it again.
+        """Remove those of *containers* that do not run, networks that no container is in, images without a name (with
+        *everything* all that no container uses), volumes that were made for containers that are gone (*with_volumes*),
+        and then the garbage; and what the default network has made, if no container is in it: the next one makes it
+        again.
 
-        Of containers, images and volumes only those made before *until* (seconds since 1970), with all of *labels*
-        ("KEY" or "KEY=VALUE") and none of *without_labels*.
+        Of containers, networks, images and volumes only those made before *until* (seconds since 1970), with all of
+        *labels* ("KEY" or "KEY=VALUE") and none of *without_labels*.
         """
         chosen = Chosen(until, labels, without_labels)
         before = usage.df(self.store, walk=True)
@@ -123,6 +125,7 @@ class Storage:
             except LaminaError:
                 continue  # it runs again, or somebody else removed it
             gone.append(container.name or container.id[:12])
+        gone_networks = self._prune_networks(chosen)
         uses = ContainerUses(self.store).refresh()
         gone_images = prune_images(
             self.store,
@@ -138,16 +141,25 @@ class Storage:
                 wanted=lambda volume: chosen.takes(volume.created / 1e9, volume.labels),
                 remove=remover(None),
             )
-        if os.path.isdir(self.store.networks):
-            from lamina.engine.networks import let_default_go
-
-            try:
-                let_default_go(self.store)
-            except LaminaError:
-                pass  # `network rm` says what is wrong with it
         collected = self.collect()
         freed = collected.freed + sum(sizes.get(name, 0) for name in (*gone, *gone_volumes))
-        return Pruned(tuple(gone), _named(gone_images), tuple(gone_volumes), collected.layers, freed)
+        return Pruned(
+            tuple(gone), gone_networks, _named(gone_images), tuple(gone_volumes), collected.layers, freed
+        )
+
+    def _prune_networks(self, chosen: Chosen) -> tuple[str, ...]:
+        if not os.path.isdir(self.store.networks):
+            return ()
+        from lamina.engine.network_verbs import Networks
+
+        try:
+            return tuple(
+                Networks(self.store).prune(
+                    until=chosen.until, labels=chosen.labels, without_labels=chosen.without
+                )
+            )
+        except LaminaError:
+            return ()  # `network rm` says what is wrong with it
 
     # -- pins and limits
 

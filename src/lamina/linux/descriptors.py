@@ -10,6 +10,9 @@ though it takes names: renameat2(2). So is `locked`, which asks for the locks of
 
 from __future__ import annotations
 
+import os
+from errno import EINVAL, EMFILE
+
 try:
     from lamina.linux._native import exchange, fcntl, flock, locked, poll, receive, socketpair
 except ImportError as error:  # no compiler when the package was built: `lamina info` says so
@@ -37,5 +40,13 @@ SOCK_STREAM = 1
 
 
 def duplicate(fd: int, lowest: int) -> int:
-    """A copy of *fd*, close-on-exec, with the lowest free number from *lowest* on (F_DUPFD_CLOEXEC)."""
-    return fcntl(fd, F_DUPFD_CLOEXEC, lowest)
+    """A copy of *fd*, close-on-exec, with the lowest free number from *lowest* on (F_DUPFD_CLOEXEC).
+
+    Raises OSError: EMFILE also where the limit allows no number so high, which the kernel calls EINVAL. fcntl(2)
+    """
+    try:
+        return fcntl(fd, F_DUPFD_CLOEXEC, lowest)
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+    raise OSError(EMFILE, os.strerror(EMFILE))

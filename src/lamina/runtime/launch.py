@@ -77,6 +77,10 @@ class Running:
         if signal == _SIGKILL and self.let_die is not None:
             self.let_die()
 
+    def end(self) -> None:
+        """Kill it, and with it all that its namespace of processes has."""
+        self.kill(_SIGKILL)
+
     def poll(self) -> int | None:
         """The exit status, 128 + n after signal n, or None while it runs."""
         if self._status is None and ready(0, self.pidfd):

@@ -37,7 +37,7 @@ No global lock, no database. Records are staged and renamed; see record.py.
 from __future__ import annotations
 
 import os
-from errno import EDQUOT, EEXIST, EMFILE, ENOENT, ENOSPC, ENOTDIR
+from errno import EDQUOT, EEXIST, ENOENT, ENOSPC, ENOTDIR
 from stat import S_IMODE, S_ISDIR
 
 from lamina.errors import Corrupt, InvalidInput, KernelError, Unsupported
@@ -295,7 +295,6 @@ def raise_storage_error(error: OSError, doing: str, path: bytes) -> NoReturn:
         error.errno or EEXIST,
         os.fsdecode(where),
         remedy={
-            EMFILE: "allow this program more open files (ulimit -n)",
             ENOSPC: "free some space, or name another store with --root",
             EDQUOT: "free some space within your quota",
         }.get(error.errno or 0, ""),

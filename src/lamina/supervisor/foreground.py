@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         @property
         def pty(self) -> int | None: ...
         def kill(self, signal: int) -> None: ...
+        def end(self) -> None: ...
         def wait(self) -> int: ...
 
     class Companion(Protocol):
@@ -167,7 +168,7 @@ class Attendance:
         """What is to be done from time to time: kill it when its time is over, see what became of signals."""
         if self.deadline is not None and not self.ended and monotonic() >= self.deadline:
             self.timed_out, self.deadline = not self.stopping, None
-            self.process.kill(SIGKILL)
+            self.process.end()
         if self.companion is not None and not self.ended:
             self.companion.look()
         if self.deliverer.unsure and not self.ended:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lamina.argv.declare import Argument, Arguments, Option, Verb
 from lamina.cli.options.attached import DETACH_KEYS, SIG_PROXY
 
@@ -23,6 +25,17 @@ def do(args: Arguments) -> int:
     """Stay with it; its exit status, 0 when it goes on without us."""
     from lamina.cli.attached import status_of, wanted
     from lamina.engine import Engine
+    from lamina.errors import InvalidInput
 
     asked = wanted(stdin=not args.no_stdin, keys=args.detach_keys, proxy=args.sig_proxy)
-    return status_of(Engine(args.root).container(args.name).attach(asked))
+    container = Engine(args.root).container(args.name)
+    if not args.no_stdin and not os.isatty(0) and container.is_alive:
+        config = container.inspect()["Config"]
+        if (
+            config["Tty"] and config["OpenStdin"]
+        ):  # what is read here would be typed there: docker refuses it as well
+            raise InvalidInput(
+                f"attach container {args.name}: it has a terminal, and standard input here is none",
+                remedy="say --no-stdin, or run it on a terminal",
+            )
+    return status_of(container.attach(asked))

@@ -30,6 +30,6 @@ def do(args: Arguments) -> int:
         before=wanted["until"], labels=wanted["labels"], without=wanted["without_labels"]
     )
     if gone:
-        output.lines(["Deleted containers:", *gone, ""])
+        output.lines(["Deleted Containers:", *gone, ""])
     output.line(f"Total reclaimed space: {human(freed)}")
     return 0

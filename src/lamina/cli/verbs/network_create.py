@@ -43,7 +43,7 @@ lamina run -d --network back redis
 
 
 def do(args: Arguments) -> int:
-    """Make it and print its name."""
+    """Make it and print its id."""
     from lamina.cli import output
     from lamina.engine import Engine
 
@@ -59,5 +59,5 @@ def do(args: Arguments) -> int:
         options=dict(args.opt),
         driver=args.driver,
     )
-    output.line(made.name)
+    output.line(made.id)
     return 0

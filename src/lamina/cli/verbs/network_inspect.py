@@ -20,12 +20,13 @@ VERB = Verb(
 def do(args: Arguments) -> int:
     """Print a JSON list with a document for each network, or a line for each by template."""
     from lamina.cli.inspecting import show
-    from lamina.cli.predefined import PREDEFINED, document
+    from lamina.cli.predefined import document, named
     from lamina.engine import Engine
 
     networks = Engine(args.root).networks
 
     def attrs(name: str) -> dict[str, Any]:
-        return document(name) if name in PREDEFINED else networks.get(name).attrs
+        predefined = named(name)
+        return networks.get(name).attrs if predefined is None else document(predefined)
 
     return show(args.names, attrs, args.format)

@@ -31,7 +31,7 @@ FILTERS: Checks = {
 VERB = Verb(
     name="network ls",
     options=(
-        Option("quiet", "q", help="Names only"),
+        Option("quiet", "q", help="Ids only"),
         Option(
             "filter",
             "f",
@@ -40,13 +40,20 @@ VERB = Verb(
             multiple=True,
             convert=reader(FILTERS),
         ),
+        Option("no-trunc", help="Ids in full"),
         Option(
             "format", metavar="FORMAT", convert=_format, default="table", help="table, json or '{{.Name}}'"
         ),
     ),
     examples="lamina network ls",
 )
-HEADINGS = {"Name": "NETWORK NAME", "Driver": "DRIVER", "Subnets": "SUBNETS", "Containers": "CONTAINERS"}
+HEADINGS = {
+    "ID": "NETWORK ID",
+    "Name": "NAME",
+    "Driver": "DRIVER",
+    "Subnets": "SUBNETS",
+    "Containers": "CONTAINERS",
+}
 
 
 def do(args: Arguments) -> int:
@@ -67,8 +74,9 @@ def do(args: Arguments) -> int:
     )
     for one in records:
         one["Labels"] = ",".join(f"{key}={value}" for key, value in one["Labels"].items())
+        one["ID"] = one["ID"] if args.no_trunc else one["ID"][:12]
     if args.quiet:
-        output.text("".join(f"{one['Name']}\n" for one in records))
+        output.text("".join(f"{one['ID']}\n" for one in records))
     elif args.format == "table":
         output.columns([*HEADINGS.values()], [[one[key] for key in HEADINGS] for one in records])
     elif args.format == "json":
@@ -81,12 +89,16 @@ def do(args: Arguments) -> int:
 
 def record(network: Network) -> dict[str, Any]:
     """A network in docker's words, its subnets and the containers that are in it."""
+    from lamina.engine.inspect import timestamp
+
     return {
         "Name": network.name,
-        "ID": network.id[:12],
+        "ID": network.id,
         "Driver": network.driver,
         "Scope": "local",
         "Internal": str(network.is_internal).lower(),
+        "IPv6": str(any(":" in subnet for subnet in network.subnets)).lower(),
+        "CreatedAt": timestamp(int(network.created * 1e9)),
         "Labels": network.labels,
         "Subnets": ", ".join(network.subnets),
         "Containers": ", ".join(network.containers),
@@ -98,10 +110,12 @@ def _predefined(engine: Engine, name: str) -> dict[str, Any]:
 
     return {
         "Name": name,
-        "ID": identity(name)[:12],
+        "ID": identity(name),
         "Driver": PREDEFINED[name],
         "Scope": "local",
         "Internal": "false",
+        "IPv6": "false",
+        "CreatedAt": "",
         "Labels": {},
         "Subnets": "",
         "Containers": ", ".join(members(engine, name)),
@@ -112,7 +126,7 @@ def _holds(one: dict[str, Any], key: str, value: str) -> bool:
     if key == "name":
         return value in one["Name"]
     if key == "id":
-        return bool(one["ID"].startswith(value[:12]))
+        return bool(one["ID"].startswith(value))
     if key == "driver":
         return bool(value == one["Driver"])
     if key == "type":

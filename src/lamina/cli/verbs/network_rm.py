@@ -17,14 +17,14 @@ def do(args: Arguments) -> int:
     """Remove each; one that cannot be removed does not keep the others."""
     from lamina.cli import output
     from lamina.cli.each import each
-    from lamina.cli.predefined import PREDEFINED
+    from lamina.cli.predefined import named
     from lamina.engine import Engine
     from lamina.errors import InvalidInput, NotFound
 
     networks = Engine(args.root).networks
 
     def remove(name: str) -> None:
-        if name in PREDEFINED:
+        if named(name):
             raise InvalidInput(
                 f"remove network {name}: it is there without being made, and cannot be removed"
             )

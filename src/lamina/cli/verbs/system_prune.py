@@ -13,10 +13,10 @@ VERB = Verb(
         filter_option(PRUNED),
         Option("force", "f", help="Do not ask"),
     ),
-    details="""Removes containers that have ended, images without a name, and layers that nothing needs any more;
-    and what the network bridge has made on this system, until its next container.
-    Pinned images stay. With a filter only containers, images and volumes that were made before `until` (24h), or have a
-    label, or with label! have it not.""",
+    details="""Removes containers that have ended, networks that no container is in, images without a name, and layers
+    that nothing needs any more; and what the network bridge has made on this system, until its next container.
+    Pinned images stay. With a filter only containers, networks, images and volumes that were made before `until` (24h),
+    or have a label, or with label! have it not.""",
     examples="lamina system prune\nlamina system prune -af --volumes\nlamina system prune --filter until=240h",
 )
 
@@ -36,7 +36,7 @@ def do(args: Arguments) -> int:
             "system prune: --filter until says nothing of volumes",
             remedy="leave out one of --volumes and until",
         )
-    what = ["all containers that have ended, with what they changed"]
+    what = ["all containers that have ended, with what they changed", "all networks that no container is in"]
     what.append("all images that no container uses" if args.all else "all images without a name")
     if args.volumes:
         what.append("all volumes without a name that no container uses")
@@ -49,10 +49,11 @@ def do(args: Arguments) -> int:
     found = engine.containers(all=True)
     done = engine.storage.prune(found, everything=args.all, with_volumes=args.volumes, **chosen(args.filter))
     for heading, lines in (
-        ("Deleted containers", done.containers),
-        ("Deleted volumes", done.volumes),
-        ("Deleted images", [f"{one.id[:12]} {' '.join(one.names)}".rstrip() for one in done.images]),
-        ("Deleted layers", [short(one) for one in done.layers]),
+        ("Deleted Containers", done.containers),
+        ("Deleted Networks", done.networks),
+        ("Deleted Volumes", done.volumes),
+        ("Deleted Images", [f"{one.id[:12]} {' '.join(one.names)}".rstrip() for one in done.images]),
+        ("Deleted Layers", [short(one) for one in done.layers]),
     ):
         if lines:
             output.lines([f"{heading}:", *lines, ""])

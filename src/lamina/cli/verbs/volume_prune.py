@@ -41,7 +41,7 @@ def do(args: Arguments) -> int:
     gone, freed = Engine(args.root).storage.prune_volumes(
         everything=everything, labels=wanted["labels"], without_labels=wanted["without_labels"]
     )
-    for name in gone:
-        output.line(name)
+    if gone:
+        output.lines(["Deleted Volumes:", *gone, ""])
     output.line(f"Total reclaimed space: {human(freed)}")
     return 0

@@ -186,6 +186,7 @@ async def execute(home: Home, words: tuple[str, ...], asked: Asked, io: Io) -> C
         try:
             ended = await LoopAttendance(execution, stdio, io.timeout, init=True).stay()
         except BaseException:
+            execution.end()
             await to_its_end(killed(execution))
             await ending(lambda: ended_by_us(execution))
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _socket
 import os
 import stat
-from errno import EINVAL, EMFILE, ENAMETOOLONG, ESRCH
+from errno import EMFILE, ENAMETOOLONG, ESRCH
 
 from lamina.errors import InvalidInput, KernelError, Unsupported
 from lamina.linux.descriptors import duplicate
@@ -112,9 +112,8 @@ class Birth:
         try:
             self._held.append(Fd(duplicate(fd, ASIDE + self.numbers.preserved)))
         except OSError as error:
-            if error.errno != EINVAL:
+            if error.errno != EMFILE:
                 raise
-            # the program may not have so high a number: fcntl(2), F_DUPFD
             raise KernelError("start a process", EMFILE) from None
         return int(self._held[-1])
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from itertools import islice
 
 from lamina.errors import Corrupt
+from lamina.linux.descriptors import duplicate
 from lamina.supervisor.logs import JSON_FILE, K8S_FILE, LOCAL, LogEntry, path_of
 from lamina.supervisor.logs.rotation import TRIES, files
 from lamina.values import replace
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 
 BLOCK = 1 << 20
+# of the last lines so much is held until it is known that they are the last ones, an entry counted with what it takes
+HELD, OF_AN_ENTRY = 32 << 20, 256
 # seconds between two looks at a log that is followed
 OFTEN = 0.05
 
@@ -88,8 +92,13 @@ class Log:
                 # before reading: what comes after that is read at the next turn
                 more = goes_on is not None and (until is None or time.time() <= until) and goes_on()
                 found = _between(reader.available(), since, until)
-                yield from found if tail is None else last_lines(found, tail)
-                tail = None
+                if tail is None:
+                    yield from found
+                else:
+                    with reader.copy() as same:
+                        again = _between(same.available(), since, until)
+                        yield from last_lines(found, tail, again)
+                    tail = None
                 if not more:
                     return
                 yield None
@@ -104,22 +113,55 @@ def _between(entries: Iterator[LogEntry], since: float | None, until: float | No
             yield entry
 
 
-def last_lines(entries: Iterable[LogEntry], most: int) -> Iterator[LogEntry]:
-    """The end of *entries*, from where so many lines begin; what has no line break at the end counts as one."""
+def last_lines(
+    entries: Iterable[LogEntry], most: int, again: Iterable[LogEntry] | None = None
+) -> Iterator[LogEntry]:
+    """The end of *entries*, from where so many lines begin; what has no line break at the end counts as one.
+
+    They are held until all have been seen, or, where they are large (a line may be a gigabyte), read once more: *again*
+    begins with the same ones.
+    """
     kept: deque[LogEntry] = deque()
-    lines = 0
-    for entry in entries:
+    lines = size = gone = 0
+    rest = iter(entries)
+    for entry in rest:
         kept.append(entry)
         lines += entry.data.count(b"\n")
+        size += len(entry.data) + OF_AN_ENTRY
         while lines - kept[0].data.count(b"\n") > most:
-            lines -= kept.popleft().data.count(b"\n")
+            first = kept.popleft()
+            lines -= first.data.count(b"\n")
+            size -= len(first.data) + OF_AN_ENTRY
+            gone += 1
+        if size > HELD and again is not None:
+            yield from _once_more(kept, lines, rest, most, islice(again, gone, None))
+            return
     if kept and not kept[-1].data.endswith(b"\n"):
         lines += 1
-    for entry in kept:
+    yield from _without_lines(kept, lines - most)
+
+
+def _once_more(
+    kept: deque[LogEntry], lines: int, rest: Iterator[LogEntry], most: int, again: Iterator[LogEntry]
+) -> Iterator[LogEntry]:
+    """`last_lines` of *kept*, which have so many *lines*, and the *rest*: counted, and then taken from *again*."""
+    count, last = len(kept), kept[-1]
+    kept.clear()
+    for last in rest:
+        count += 1
+        lines += last.data.count(b"\n")
+    if not last.data.endswith(b"\n"):
+        lines += 1
+    yield from _without_lines(islice(again, count), lines - most)
+
+
+def _without_lines(entries: Iterable[LogEntry], less: int) -> Iterator[LogEntry]:
+    """The *entries* without their first lines, so many *less*."""
+    for entry in entries:
         data = entry.data
-        while lines > most and data:
+        while less > 0 and data:
             _, newline, data = data.partition(b"\n")
-            lines -= 1 if newline or entry is kept[-1] else 0
+            less -= len(newline)
         if data:
             yield replace(entry, data=data)
 
@@ -132,6 +174,21 @@ class _Reader:
         self._fd = -1
         self._at = 0
         self._parser: Parser | None = None
+
+    def copy(self) -> _Reader:
+        """Another one at the same place."""
+        made = _Reader(self._log)
+        if self._fd >= 0 or self._open_oldest():
+            made._fd = duplicate(self._fd, 3)
+            made._begin()
+            made._at = self._at
+        return made
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def available(self) -> Iterator[LogEntry]:
         """What is there, from where we are to the end of the newest file."""

@@ -70,11 +70,16 @@ class MirroredNetworks(Mirrored):
             )
         )
 
-    async def prune(self) -> Sequence[str]:
-        """Remove those that no container is in; their names. Of `bridge`, which is not among these, what it has made on
-        this host goes, and comes again with its next container. Raises KernelError.
+    async def prune(
+        self, *, until: float | None = None, labels: Sequence[str] = (), without_labels: Sequence[str] = ()
+    ) -> Sequence[str]:
+        """Remove those that no container is in; their names. Only those made before *until* (seconds since 1970), with
+        all of *labels* ("KEY" or "KEY=VALUE") and none of *without_labels*. Of `bridge`, which is not among these, what
+        it has made on this host goes, and comes again with its next container. Raises KernelError.
         """
-        return await in_thread(self._do(lambda: self._sync.prune()))
+        return await in_thread(
+            self._do(lambda: self._sync.prune(until=until, labels=labels, without_labels=without_labels))
+        )
 
     async def reload(self) -> None:
         """Make all rules anew, and what is missing of bridges, after somebody else has removed or changed them (`nft

@@ -49,12 +49,13 @@ class MirroredStorage(Mirrored):
         labels: Sequence[str] = (),
         without_labels: Sequence[str] = (),
     ) -> Pruned:
-        """Remove those of *containers* that do not run, images without a name (with *everything* all that no container
-        uses), volumes that were made for containers that are gone (*with_volumes*), and then the garbage; and the
-        default network, if no container is in it: the next one makes it again.
+        """Remove those of *containers* that do not run, networks that no container is in, images without a name (with
+        *everything* all that no container uses), volumes that were made for containers that are gone (*with_volumes*),
+        and then the garbage; and what the default network has made, if no container is in it: the next one makes it
+        again.
 
-        Of containers, images and volumes only those made before *until* (seconds since 1970), with all of *labels*
-        ("KEY" or "KEY=VALUE") and none of *without_labels*.
+        Of containers, networks, images and volumes only those made before *until* (seconds since 1970), with all of
+        *labels* ("KEY" or "KEY=VALUE") and none of *without_labels*.
         """
         return await in_thread(
             self._do(
