@@ -14,7 +14,7 @@ from support.states import LONG, NAME, differences, rest_of_pause, table
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.peer("unshare", "nsenter", "mount", "busybox")]
 
-LIVES = ("--network", "none", "box", "sleep", "1000")
+LIVES = ("sleep", "1000")
 # its network's sandbox is not there then, and it does not look: "sandbox ... not found" (docker 26)
 BROKEN = {("rename", "restarting")}
 # its numbers take two seconds each time
@@ -28,27 +28,43 @@ class Box:
         self.docker, self.state, self.name = docker, state, NAME
 
     def now(self) -> str:
-        form = "{{.State.Status}} {{.RestartCount}} {{.State.FinishedAt}}"
-        done = self.docker("inspect", "-f", form, self.name)
-        if done.returncode:
+        status, found = self.docker.ask("GET", f"/containers/{self.name}/json")
+        if status == 404:
             return "gone"
-        state, restarts, ended = done.stdout.split()
-        self.rest = rest_of_pause(int(restarts), ended)
-        return state
+        self.rest = rest_of_pause(found["RestartCount"], found["State"]["FinishedAt"])
+        return str(found["State"]["Status"])
 
     def ready(self) -> None:
-        self.docker("rm", "-f", self.name)
+        remove(self.docker, self.name)
         if self.state == "restarting":
             self.name = spare.pop()
             until(lambda: self.now() == "restarting" and self.rest > LONG)
             return
-        self.docker("create", "--name", NAME, *LIVES, check=True)
+        make(self.docker, NAME, *LIVES)
         if self.state != "created":
-            self.docker("start", NAME, check=True)
+            done(self.docker, NAME, "start")
         if self.state == "paused":
-            self.docker("pause", NAME, check=True)
+            done(self.docker, NAME, "pause")
         elif self.state == "exited":
-            self.docker("kill", NAME, check=True)
+            done(self.docker, NAME, "kill")
+
+
+# what is to be there before a verb is tried is asked of the daemon: only the verbs are docker's command
+def make(docker: Docker, name: str, *words: str, **restart: str) -> None:
+    config = {"NetworkMode": "none", "RestartPolicy": restart}
+    document = {"Image": "box", "Cmd": words, "HostConfig": config}
+    status, answer = docker.ask("POST", f"/containers/create?name={name}", document)
+    assert status == 201, answer
+
+
+def done(docker: Docker, name: str, verb: str) -> None:
+    status, answer = docker.ask("POST", f"/containers/{name}/{verb}")
+    assert status == 204, answer
+
+
+def remove(docker: Docker, name: str) -> None:
+    status, answer = docker.ask("DELETE", f"/containers/{name}?force=1")
+    assert status in (204, 404), answer
 
 
 spare: list[str] = []
@@ -65,21 +81,8 @@ def test_docker_does_what_the_table_says(peer_root: PeerRoot, tmp_path: Path) ->
     docker = Docker(peer_root, tmp_path)
     spare[:] = [f"spare{number}" for number in range(6)]
     for name in spare:  # the pauses grow meanwhile
-        docker(
-            "run",
-            "-d",
-            "--name",
-            name,
-            "--restart",
-            "always",
-            "--network",
-            "none",
-            "box",
-            "sh",
-            "-c",
-            "exit 1",
-            check=True,
-        )
+        make(docker, name, "sh", "-c", "exit 1", Name="always")
+        done(docker, name, "start")
 
     found: list[str] = []
     for state, cells in table().items():
@@ -88,11 +91,12 @@ def test_docker_does_what_the_table_says(peer_root: PeerRoot, tmp_path: Path) ->
         box = Box(docker, state)
 
         def do(*words: str, box: Box = box) -> tuple[int, str]:
-            done = docker(*(word.replace(NAME, box.name) for word in words), errors="replace")
-            return done.returncode, done.stderr
+            ended = docker(*(word.replace(NAME, box.name) for word in words), errors="replace")
+            return ended.returncode, ended.stderr
 
         asked = {verb: cell for verb, cell in cells.items() if (verb, state) not in BROKEN | ENOUGH}
         found += differences(asked, state, box.ready, do, box.now, docker=True)
-        docker("rm", "-f", box.name)
-    docker("rm", "-f", *spare)
+        remove(docker, box.name)
+    for name in spare:
+        remove(docker, name)
     assert found == []

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes.util
 import json
+from functools import cache
 from itertools import product
 
 import pytest
@@ -45,6 +46,7 @@ def _needs_libseccomp() -> None:
         pytest.skip("needs libseccomp")
 
 
+@cache
 def both_know(name: str) -> bool:
     """Whether this libseccomp has the same numbers for the call; it is often older than the profile."""
     if name not in system_calls() or libseccomp.resolve(name) == libseccomp.SCMP_ERROR:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
 from collections.abc import Callable
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,20 @@ class Docker(Engine):
     def words_for_the_runtime(self) -> list[str]:
         """The daemon's options that name the runtime."""
         return ["--add-runtime", f"lamina={self.runtime}", "--default-runtime=lamina"]
+
+    def ask(self, method: str, path: str, document: object = None) -> tuple[int, Any]:
+        """What the daemon answers, without a program that is started to ask it: status and document."""
+        connection = HTTPConnection("docker", timeout=PATIENCE)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        try:
+            connection.sock.connect(str(self.place / "docker.sock"))
+            body = None if document is None else json.dumps(document)
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+            return answer.status, json.loads(text) if text else None
+        finally:
+            connection.close()
 
     def states(self) -> list[str]:
         return ["/run/docker/runtime-runc/moby", "/run/lamina-runtime"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 from typing import Any
 
 from hypothesis import strategies as st
@@ -40,18 +41,33 @@ small = st.sampled_from(SMALL) | st.integers(0, 0xFFFFFFFF)
 values = small | st.sampled_from(LARGE) | st.integers(0, 0xFFFFFFFFFFFFFFFF)
 
 
+# made once: Hypothesis labels and validates each strategy that it meets for the first time
+one_of_them = functools.cache(st.sampled_from)
+yes_or_no = st.booleans()
+
+
+@functools.cache
+def several(least: int, most: int, of: st.SearchStrategy[Any], unique: bool = False) -> Any:
+    return st.lists(of, min_size=least, max_size=most, unique=unique)
+
+
+@functools.cache
 @st.composite
 def conditions(
     draw: st.DrawFn, index: int, operators: tuple[str, ...], orders_small: bool = False
 ) -> Profile:
-    operator = draw(st.sampled_from(operators))
+    operator = draw(one_of_them(operators))
     value = draw(small if orders_small and operator in ORDERS else values)
     condition = {"index": index, "op": operator, "value": value}
     if operator == "SCMP_CMP_MASKED_EQ":
-        condition["valueTwo"] = draw(values) & (value if draw(st.booleans()) else 0xFFFFFFFFFFFFFFFF)
+        condition["valueTwo"] = draw(values) & (value if draw(yes_or_no) else 0xFFFFFFFFFFFFFFFF)
     return condition
 
 
+places = st.integers(0, 2)
+
+
+@functools.cache
 @st.composite
 def rules(
     draw: st.DrawFn,
@@ -63,10 +79,10 @@ def rules(
     orders_small: bool,
 ) -> Profile:
     """One rule with at most *most* conditions, on the same argument if *repeat*."""
-    indices = draw(st.lists(st.integers(0, 2), max_size=most, unique=not repeat))
+    indices = draw(several(0, most, places, not repeat))
     return {
-        "names": draw(st.lists(st.sampled_from(names), min_size=1, max_size=2)),
-        "action": draw(st.sampled_from(actions)),
+        "names": draw(several(1, 2, one_of_them(names))),
+        "action": draw(one_of_them(actions)),
         "args": [draw(conditions(index, operators, orders_small)) for index in indices],
     }
 
@@ -83,12 +99,12 @@ def profiles(
     orders_small: bool = False,
 ) -> Profile:
     """A list of rules for a few calls (so that rules meet), each with at most *most* conditions."""
-    names = tuple(draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4)))
+    names = tuple(draw(several(1, 4, one_of_them(NAMES))))
     rule = rules(names, most, operators, actions, repeat, orders_small)
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
-        "architectures": [word for word in architectures if draw(st.booleans())],
-        "syscalls": draw(st.lists(rule, min_size=1, max_size=6)),
+        "architectures": [word for word in architectures if draw(yes_or_no)],
+        "syscalls": draw(several(1, 6, rule)),
     }
 
 
