@@ -128,7 +128,8 @@ def collect_at_every_step(place: Path) -> None:
 
         def collect(name: str, seen: list[str] = seen, number: int = number) -> None:
             seen.append(name)
-            if len(seen) == number and "image.write" not in seen:  # the turn on the images is the commit's from there on
+            # from there on the commit has the turn on the images
+            if len(seen) == number and "image.write" not in seen:
                 trace.hook = None
                 Engine(place / "store").storage.collect()
                 trace.hook = collect
