@@ -112,3 +112,35 @@ def kill_at_many_steps(place: Path) -> None:
         assert (shown_by(engine, after.id), names_in(box.overlays()[0][1])) == ({"new"}, {"new"}), number
         engine.storage.collect()
         assert engine.storage.check(rehash=True).findings == (), number
+
+
+def test_a_collector_at_any_step_leaves_what_a_commit_holds(tmp_path: Path) -> None:
+    in_memory(collect_at_every_step, tmp_path)
+
+
+def collect_at_every_step(place: Path) -> None:
+    engine, number, is_there = engine_of(place), 0, False
+    while not is_there:
+        number += 1
+        box = engine.create("tiny:1", ["never"])
+        put(box, "new", "new")
+        seen: list[str] = []
+
+        def collect(name: str, seen: list[str] = seen, number: int = number) -> None:
+            seen.append(name)
+            # from there on the commit has the turn on the images
+            if len(seen) == number and "image.write" not in seen:
+                trace.hook = None
+                Engine(place / "store").storage.collect()
+                trace.hook = collect
+
+        trace.hook = collect
+        made = box.commit("made:1")
+        trace.hook = None
+        is_there = "image.write" in seen[:number]
+        engine.storage.collect()
+        assert shown_by(engine, "made:1") == {"new"}, seen[number - 1]
+        assert engine.storage.check(rehash=True).findings == (), seen[number - 1]
+        box.remove()
+        made.remove(force=True)
+    assert number > 10

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from lamina import Container, Engine
+from lamina.engine.images import MOST_KEPT, config_of
 from lamina.errors import Conflict, InvalidInput
+from lamina.image.documents import ImageConfig
 from lamina.store import images, layers
 from lamina.testing.registry import FakeRegistry
 from support.image_archives import ImageSource, old_docker, tar, tree_tar
@@ -50,6 +52,23 @@ def layers_of(engine: Engine, reference: str) -> tuple[str, ...]:
     found = images.get(engine.store, engine.image(reference).id)
     assert found is not None
     return found.layers
+
+
+def test_a_config_is_decoded_once_unless_it_is_large(engine: Engine, tmp_path: Path) -> None:
+    """A program that has looked at a few images whose configs are as large as may be does not grow by what they are."""
+    labels = {"of": "x" * MOST_KEPT}
+    source = ImageSource(tar({"file": b"1\n"}), config={"Labels": labels})
+    (tmp_path / "large.tar").write_bytes(tar(*old_docker((source, ["large:1"]))))
+    engine.load(tmp_path / "large.tar")
+
+    def config(name: str) -> ImageConfig:
+        record = images.get(engine.store, engine.image(name).id)
+        assert record is not None
+        return config_of(engine.store, record)
+
+    assert config("tiny:1") is config("tiny:1")
+    assert config("large:1") == config("large:1")
+    assert config("large:1") is not config("large:1")
 
 
 def test_the_life_of_a_pending_image(engine: Engine, tmp_path: Path) -> None:

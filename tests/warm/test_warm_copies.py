@@ -136,6 +136,20 @@ def test_each_kind_has_pages_of_its_own(memory: Memory) -> None:
 
 
 @apart
+def test_what_was_prepared_for_another_kind_is_no_lesson(memory: Memory) -> None:
+    """A worker's own pages are also those that it copied before anybody came, for a command that did not come."""
+    other, noting = Memory(PAGES), Copies()
+    in_fork(command(noting, memory, DRAWING_UP))
+    noting.learn()
+    in_fork(command(noting, other, LISTING))  # by one that was prepared for the other kind
+    noting.learn()
+    assert noting.ranges[LISTING] == []
+    in_fork(command(noting, other, LISTING))
+    noting.learn()
+    assert (other.within(noting.ranges[LISTING]), memory.within(noting.ranges[LISTING])) == (PAGES, 0)
+
+
+@apart
 def test_lessons_of_one_kind_are_not_those_of_another(memory: Memory) -> None:
     other, noting = Memory(PAGES), Copies()
     for _ in range(LESSONS):

@@ -40,15 +40,15 @@ _WITHIN = {
     "lamina.image": "platform reference",
     "lamina.image.documents": "config manifest media moment reading",
     "lamina.linux": (
-        "call capabilities constants fd files mountinfo netlink nftables numbers packed process procfs program "
-        "rtnetlink signals"
+        "call capabilities constants fd files mountinfo namespaces netlink nftables numbers packed process procfs "
+        "program rtnetlink signals"
     ),
     "lamina.network": (
         "claims dns egress firewall forwarding leases links matches model names rules subnet"  # of starts with one
     ),
-    "lamina.overlay": "spec steps",
+    "lamina.overlay": "copying spec steps",
     "lamina.runtime": (
-        "bundle capabilities command facts identity kept launch rlimits talk template users waits"
+        "bundle capabilities command copy_up facts identity kept launch rlimits talk template users waits"
     ),
     "lamina.runtime.cgroups": "cgroup joining layout making resources v1",
     "lamina.runtime.container": "birth compiling directory further recipe",

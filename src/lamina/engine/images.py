@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from lamina.store.images import ImageRecord
     from lamina.store.root import Store
 
+# bytes of a config that a program keeps: most are a few thousand, and one of four million is thirty when it is decoded
+MOST_KEPT = 64 << 10
+
 
 @value
 class Step:
@@ -338,15 +341,18 @@ def config_of(store: Store, record: ImageRecord) -> ImageConfig:
     from lamina.image.documents.reading import DEFAULT_LIMITS
 
     data = blobs.read_blob(store, record.config, DEFAULT_LIMITS.document)
-    return _decoded(data, f"config of image {record.id[:12]}", bool(record.pending))
+    decode = _decoded if len(data) > MOST_KEPT else _decoded_once
+    return decode(data, f"config of image {record.id[:12]}", bool(record.pending))
 
 
-@lru_cache(maxsize=16)
 def _decoded(data: bytes, what: str, pending: bool) -> ImageConfig:
-    """A program commits again and again what came from one image."""
     from lamina.image.documents.config import decode_config
 
     return decode_config(data, what=what, pending=pending)
+
+
+# a program commits again and again what came from one image
+_decoded_once = lru_cache(maxsize=16)(_decoded)
 
 
 def history(store: Store, reference: str) -> list[Step]:

@@ -8,7 +8,9 @@
 #include <signal.h>
 #include <stdlib.h>
 
-enum { SMALL_STACK = 64 * 1024 };
+/* On it are the variables that libraries of the program have for each thread as well: some have tens of kilobytes of these.
+ * What nobody writes to takes no memory. */
+enum { SMALL_STACK = 256 * 1024 };
 
 struct shared {
     void (*one)(void *what, long at);

@@ -52,7 +52,7 @@ class Copies:
         self.told = mmap.mmap(-1, 1 + len(KINDS))
         self.learnt = bytes(self.told)
         self.ranges: dict[int, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
-        self.met = 0
+        self.prepared, self.met = NONE, 0
 
     # -- the warm process
 
@@ -79,13 +79,15 @@ class Copies:
 
     def make(self) -> bool:
         """Copy what was noted, if it is likely to be needed; whether that was done."""
-        ranges = self.ranges.get(self.told[LAST], [])
+        kind = self.told[LAST]
+        ranges = self.ranges.get(kind, [])
         for start, size in ranges:
             try:
                 syscall("madvise", start, size, MADV_POPULATE_WRITE)
             except OSError as error:
                 if error.errno == EINVAL:  # an older kernel
                     return False
+        self.prepared = kind if ranges else NONE
         return bool(ranges)
 
     def count(self) -> None:
@@ -97,8 +99,12 @@ class Copies:
         self.told[LAST] = kind
 
     def note(self, kind: int) -> None:
-        """Note what this process has copied for a command of *kind*, if it was not prepared for. Raises OSError."""
-        if kind == NONE or self.told[kind] >= LESSONS or _faults() - self.met < MANY:
+        """Note what this process has copied for a command of *kind*, if it was not prepared for. One that was for
+        another kind has that one's pages as well, and cannot say which of them it needed. Raises OSError.
+        """
+        if kind == NONE or self.prepared not in (NONE, kind):
+            return
+        if self.told[kind] >= LESSONS or _faults() - self.met < MANY:
             return
         own, noted = self._own(), self.noted[kind]
         if own.count(1) <= MOST:
