@@ -208,6 +208,7 @@ static void start_ends(void)
 static void forked(void)
 {
     generation++;
+    coming_or_going = 0;
     if (starts) {
         starts = 0;
         raw(SYS_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0, 0);
@@ -364,6 +365,6 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__native(void)
 {
-    pthread_atfork(NULL, NULL, forked);
+    pthread_atfork(await_idle, NULL, forked);
     return PyModule_Create(&module);
 }

@@ -1,12 +1,14 @@
 /* Work shared with threads that Python does not know: they touch nothing of it, and get no signals.
  *
  * Whoever has begun it works as well, and waits for what others have begun but never for a thread that has yet to run: where
- * other processes keep the processors busy that takes milliseconds. Such a thread finds nothing left, and goes. */
+ * other processes keep the processors busy that takes milliseconds. Such a thread finds nothing left, and goes; who forks
+ * waits for that, for a fork beside threads is worth a warning to Python (3.12), and to nobody's liking. */
 #ifndef LAMINA_APART_H
 #define LAMINA_APART_H
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 
 /* On it are the variables that libraries of the program have for each thread as well: some have tens of kilobytes of these.
  * What nobody writes to takes no memory. */
@@ -21,6 +23,21 @@ struct shared {
     pthread_mutex_t turn;       /* of `done` and `users` */
     pthread_cond_t all_done;
 };
+
+static int coming_or_going;     /* threads that have nothing to do yet, or any more */
+
+static void count_idle(int more)
+{
+    __atomic_fetch_add(&coming_or_going, more, __ATOMIC_ACQ_REL);
+}
+
+/* Before a fork(2): those that have nothing to do are gone, or it has taken too long (a tenth of a second). */
+static void await_idle(void)
+{
+    struct timespec moment = {.tv_nsec = 20000};
+    for (int turn = 0; turn < 1500 && __atomic_load_n(&coming_or_going, __ATOMIC_ACQUIRE) > 0; turn++)
+        nanosleep(&moment, NULL);
+}
 
 static void let_go(struct shared *shared)
 {
@@ -48,8 +65,11 @@ static void have_helped(struct shared *shared)
     pthread_mutex_lock(&shared->turn);
     shared->users++;
     pthread_mutex_unlock(&shared->turn);
-    if (pthread_create(&thread, &small, help, shared) != 0)
+    count_idle(1);
+    if (pthread_create(&thread, &small, help, shared) != 0) {
+        count_idle(-1);
         let_go(shared);         /* never the last: the caller has it */
+    }
     pthread_attr_destroy(&small);
 }
 
@@ -57,13 +77,18 @@ static void have_helped(struct shared *shared)
 static void take_part(struct shared *shared, int is_helper)
 {
     long first;
+    int first_time = 1;
     while ((first = __atomic_fetch_add(&shared->next, shared->piece, __ATOMIC_RELAXED)) < shared->count) {
         long end = first + shared->piece < shared->count ? first + shared->piece : shared->count;
-        if (is_helper && end < shared->count)
+        if (is_helper && first_time && end < shared->count)
             have_helped(shared);
-        is_helper = 0;
+        first_time = 0;
+        if (is_helper)
+            count_idle(-1);
         for (long at = first; at < end; at++)
             shared->one(shared->what, at);
+        if (is_helper)
+            count_idle(1);
         pthread_mutex_lock(&shared->turn);
         shared->done += end - first;
         if (shared->done == shared->count)
@@ -76,6 +101,7 @@ static void *help(void *given)
 {
     take_part(given, 1);
     let_go(given);
+    count_idle(-1);
     return NULL;
 }
 
