@@ -209,25 +209,25 @@ class _Looking:
 
     def at(self, pid: int) -> None:
         """Everything of one process."""
-        space = os.stat(f"/proc/{pid}/ns/mnt").st_ino
-        if space != self.space and self._has_some(space, pid):
-            self.hold(pid, "a mount namespace of its own, with the same root", b"")
-            return
-        threads = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+        spaces = _living(pid)
+        for tid, space in spaces.items():
+            if space != self.space and self._has_some(space, tid):
+                self.hold(pid, "a mount namespace of its own, with the same root", b"")
+                return
+        threads = [*spaces]
         for tid in _apart(threads, KCMP_FS):
-            self._places(pid, tid, space)
+            self._places(pid, tid, spaces[tid])
         known = len(self._sockets)
         for tid in _apart(threads, KCMP_FILES):
             self._files(pid, tid)
         if len(self._sockets) > known:  # one may be of whichever namespace a thread was in when it made it
             for tid in threads:
-                self._networks.setdefault(
-                    os.stat(f"/proc/{pid}/task/{tid}/ns/net").st_ino, f"/proc/{pid}/task/{tid}"
-                )
+                place = f"/proc/{pid}/task/{tid}"
+                self._networks.setdefault(os.stat(f"{place}/ns/net").st_ino, place)
 
-    def _has_some(self, space: int, pid: int) -> bool:
+    def _has_some(self, space: int, tid: int) -> bool:
         if space not in self._elsewhere:
-            there = table(read_mountinfo, pid)
+            there = table(read_mountinfo, tid)
             self.known |= {mount.id for mount in there}
             self._elsewhere[space] = any((one.major, one.minor) in self.old.devices for one in there)
         return self._elsewhere[space]
@@ -395,8 +395,24 @@ def _answered(ask: Callable[[], T]) -> T | None:
     return found[0]
 
 
+def _living(pid: int) -> dict[int, int]:
+    """The threads of a process, and the mount namespace of each: all of them but those that have ended. The first one
+    stays, as a zombie that holds nothing, as long as there are others. Raises OSError.
+    """
+    found = {}
+    for tid in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):
+        try:
+            found[tid] = os.stat(f"/proc/{pid}/task/{tid}/ns/mnt").st_ino
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+    return found
+
+
 def _apart(threads: list[int], what: int) -> Iterator[int]:
     """One of those threads that have it in common: kcmp(2). All of them where the kernel does not compare."""
+    if not threads:
+        return
     first, *others = threads
     yield first
     for tid in others:
