@@ -13,6 +13,7 @@ import termios
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,6 +169,30 @@ def test_a_process_as_a_document(box: Runtime) -> None:
         assert "read process: " in refused.stderr
     file.write_text("{")
     assert box.ask("exec", "--process", file, "c").returncode == 255
+
+
+def test_what_a_document_does_not_say_is_the_containers(runtime: Runtime) -> None:
+    """As with runc. Limits, and whether it may gain privileges, it has as it says: none, and yes."""
+    bundle = runtime.bundle("sleep", "600", oomScoreAdj=300)
+    runtime.begin("c", bundle)
+    script = "grep ^Cap /proc/self/status; cat /proc/self/oom_score_adj"
+    process: dict[str, Any] = {"args": ["sh", "-c", script], "env": [PATH], "cwd": "/"}
+    file = runtime.directory / "process.json"
+    file.write_text(json.dumps(process))
+    own = runtime.ask("exec", "c", *process["args"]).stdout
+    assert own.endswith("\n300\n")
+    assert runtime.ask("exec", "--process", file, "c").stdout == own
+    file.write_text(json.dumps({**process, "capabilities": {}, "oomScoreAdj": 400}))
+    said = runtime.ask("exec", "--process", file, "c").stdout.split()
+    assert {*said[1:-1:2]} == {"0000000000000000"}
+    assert said[-1] == "400"
+
+
+def test_a_variable_that_is_given_twice_has_its_last_value(box: Runtime) -> None:
+    """What is asked of `exec` comes after the container's own; getenv(3) would find that first."""
+    words = ["--env", "A=1", "--env", "PATH=/usr/bin:/bin:/x", "--env", "A=2", "--env", "A", "--env", "B==="]
+    said = box.ask("exec", *words, "c", "/usr/bin/env").stdout.splitlines()
+    assert sorted(line for line in said if line[:1] in "ABP") == ["A", "A=2", "B===", "PATH=/usr/bin:/bin:/x"]
 
 
 def test_detached_it_is_a_child_of_whoever_reaps(box: Runtime, subreaper: None) -> None:

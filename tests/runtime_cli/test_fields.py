@@ -41,6 +41,26 @@ def test_a_relative_destination_is_meant_from_the_root(runtime: Runtime) -> None
     assert run(runtime, bundle, "c") == "a\n1\n"
 
 
+@pytest.mark.parametrize(
+    ("directory", "found"),
+    [("/tmp/..", "/"), ("/usr/../tmp", "/tmp"), ("/link/../c", "/tmp/a/c"), ("/new/../tmp/new", "/tmp/new"),
+     ("/../../tmp", "/tmp")],
+)  # fmt: skip
+def test_a_working_directory_goes_upward_as_the_kernel_does(
+    runtime: Runtime, directory: str, found: str
+) -> None:
+    """Not by its words: what is before ".." may be a link. What is missing is made; `exec` makes nothing."""
+    bundle = runtime.bundle("sh", "-c", "pwd; exec sleep 600", cwd=directory)
+    (bundle.rootfs / "tmp/a/b").mkdir(parents=True)
+    (bundle.rootfs / "tmp/a/c").mkdir()
+    (bundle.rootfs / "link").symlink_to("tmp/a/b")
+    runtime.begin("c", bundle)
+    done = runtime.ask("exec", "--cwd", directory, "c", "pwd")
+    assert (done.stdout, done.stderr) == (f"{found}\n", "")
+    assert os.readlink(f"/proc/{runtime.state('c')['pid']}/cwd") == found
+    runtime.ask("delete", "--force", "c")
+
+
 @pytest.mark.parametrize("kind", ["network", "ipc", "uts", "cgroup", "pid", "time", "user"])
 def test_namespaces_are_joined(runtime: Runtime, kind: str) -> None:
     flags = sum(FLAGS.values()) & ~(0 if kind == "user" else CLONE_NEWUSER)

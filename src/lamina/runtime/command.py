@@ -11,14 +11,17 @@ if TYPE_CHECKING:
 
 
 def command_strings(process: dict[str, Any]) -> tuple[list[bytes], list[bytes]]:
-    """argv and envp of the specification's `process`. Raises InvalidInput for none, and for a NUL byte in them."""
+    """argv and envp of the specification's `process`: of a variable that is given twice the last value, for most
+    programs take the first one that they find. Raises InvalidInput for none, and for a NUL byte in them.
+    """
     args = [str(a).encode("utf-8", "surrogateescape") for a in process.get("args") or []]
     if not args or not args[0]:
         raise InvalidInput("start: no command is given", remedy="name one behind the image")
     environment = [str(e).encode("utf-8", "surrogateescape") for e in process.get("env") or []]
     if any(b"\0" in text for text in (*args, *environment)):
         raise InvalidInput("start: a NUL byte cannot be part of an argument or of the environment")
-    return args, environment
+    variables = {entry[: entry.find(b"=") + 1] or entry: entry for entry in environment}
+    return args, environment if len(variables) == len(environment) else list(variables.values())
 
 
 def launcher_strings(process: dict[str, Any], *, init: bool = False) -> dict[str, list[bytes]]:

@@ -201,28 +201,33 @@ class _Looking:
         self.directories: list[Directory] = []
         self._elsewhere: dict[int, bool] = {}  # other mount namespaces: whether they have something of it
         self._mute = False  # whether a file system did not answer: no other one is asked then
-        self._sockets: dict[
-            int, tuple[int, dict[bytes, int]]
-        ] = {}  # by network namespace: who leads there, who has it
+        self._sockets: dict[bytes, int] = {}  # their inodes, and who has one
+        self._networks: dict[int, str] = {}  # network namespaces of threads, and a thread's place in /proc
 
     def hold(self, pid: int, why: str, path: bytes) -> None:
         self.holders.append(Holder(pid, command_of(pid) if pid else "", said(path), why))
 
     def at(self, pid: int) -> None:
         """Everything of one process."""
-        space = os.stat(f"/proc/{pid}/ns/mnt").st_ino
-        if space != self.space and self._has_some(space, pid):
-            self.hold(pid, "a mount namespace of its own, with the same root", b"")
-            return
-        threads = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+        spaces = _living(pid)
+        for tid, space in spaces.items():
+            if space != self.space and self._has_some(space, tid):
+                self.hold(pid, "a mount namespace of its own, with the same root", b"")
+                return
+        threads = [*spaces]
         for tid in _apart(threads, KCMP_FS):
-            self._places(pid, tid, space)
+            self._places(pid, tid, spaces[tid])
+        known = len(self._sockets)
         for tid in _apart(threads, KCMP_FILES):
             self._files(pid, tid)
+        if len(self._sockets) > known:  # one may be of whichever namespace a thread was in when it made it
+            for tid in threads:
+                place = f"/proc/{pid}/task/{tid}"
+                self._networks.setdefault(os.stat(f"{place}/ns/net").st_ino, place)
 
-    def _has_some(self, space: int, pid: int) -> bool:
+    def _has_some(self, space: int, tid: int) -> bool:
         if space not in self._elsewhere:
-            there = table(read_mountinfo, pid)
+            there = table(read_mountinfo, tid)
             self.known |= {mount.id for mount in there}
             self._elsewhere[space] = any((one.major, one.minor) in self.old.devices for one in there)
         return self._elsewhere[space]
@@ -278,7 +283,7 @@ class _Looking:
         target = _path_of(link)
         kind, _, rest = target.partition(b":[")
         if kind == b"socket":
-            self._note_socket(pid, place, int(rest.rstrip(b"]")))
+            self._sockets.setdefault(rest.rstrip(b"]"), pid)
             if int(_fdinfo(f"{place}/fdinfo/{fd}").get(b"scm_fds", b"0")):
                 self.hold(pid, f"descriptors on their way through a socket, descriptor {fd}", b"")
         elif kind == b"mnt":
@@ -327,19 +332,15 @@ class _Looking:
 
     # -- sockets with a name in the file system: who connects looks for the old inode
 
-    def _note_socket(self, pid: int, place: str, inode: int) -> None:
-        space = os.stat(f"{place}/ns/net").st_ino
-        self._sockets.setdefault(space, (pid, {}))[1].setdefault(b"%d" % inode, pid)
-
     def at_sockets(self) -> None:
         """Those of all the processes at once: a network namespace has one list of them."""
-        for leader, inodes in self._sockets.values():
+        for place in self._networks.values():
             try:
-                with open(f"/proc/{leader}/net/unix", "rb") as file:
+                with open(f"{place}/net/unix", "rb") as file:
                     for line in file:
                         fields = line.rstrip(b"\n").split(None, 7)
-                        if len(fields) == 8 and fields[6] in inodes and self._is_bound_here(fields[7]):
-                            self.hold(inodes[fields[6]], "a socket bound to", fields[7])
+                        if len(fields) == 8 and fields[6] in self._sockets and self._is_bound_here(fields[7]):
+                            self.hold(self._sockets[fields[6]], "a socket bound to", fields[7])
             except OSError as error:
                 if error.errno not in GONE:
                     raise
@@ -394,8 +395,24 @@ def _answered(ask: Callable[[], T]) -> T | None:
     return found[0]
 
 
+def _living(pid: int) -> dict[int, int]:
+    """The threads of a process, and the mount namespace of each: all of them but those that have ended. The first one
+    stays, as a zombie that holds nothing, as long as there are others. Raises OSError.
+    """
+    found = {}
+    for tid in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):
+        try:
+            found[tid] = os.stat(f"/proc/{pid}/task/{tid}/ns/mnt").st_ino
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+    return found
+
+
 def _apart(threads: list[int], what: int) -> Iterator[int]:
     """One of those threads that have it in common: kcmp(2). All of them where the kernel does not compare."""
+    if not threads:
+        return
     first, *others = threads
     yield first
     for tid in others:

@@ -327,7 +327,7 @@ def entered_directory_steps(process: Process) -> list[Step]:
     /proc/self/fd holds is not a directory of the container (CVE-2024-21626).
     """
     path = str(process.get("cwd") or "/").encode("utf-8", "surrogateescape")
-    place, names = Reg("cwd"), b"/".join(components(path)) or b"."
+    place, names = Reg("cwd"), b"/".join(components(path, upward=True)) or b"."
     return [
         Step("openat", AT_FDCWD, b"/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0, save=Reg("cwd.root")),
         Step("openat2", Reg("cwd.root"), names, how(O_PATH | O_DIRECTORY, INSIDE), 24, save=place),

@@ -34,14 +34,23 @@ def how(flags: int, resolve: int) -> Struct:
     return Struct("open_how", "QQQ", (flags | O_CLOEXEC, 0, resolve))
 
 
-def components(path: bytes) -> list[bytes]:
-    """The names in an absolute path of the container. Raises InvalidInput for `..`, NUL, or a relative path."""
+def components(path: bytes, *, upward: bool = False) -> list[bytes]:
+    """The names in an absolute path of the container. Raises InvalidInput for NUL, a relative path, and, unless it may
+    lead *upward*, for `..`: what may be where is decided by these names, and where that leads only the kernel can say.
+    """
     if not path.startswith(b"/") or b"\0" in path:
-        raise InvalidInput(f"mount at {path!r}: not an absolute path")
+        raise InvalidInput(f"find {_shown(path)} in the container: it is not an absolute path")
     names = [name for name in path.split(b"/") if name not in (b"", b".")]
-    if b".." in names:
-        raise InvalidInput(f"mount at {path!r}: '..' cannot be part of it")
+    if b".." in names and not upward:
+        raise InvalidInput(
+            f"find {_shown(path)} in the container: '..' cannot be part of it",
+            remedy="write where it leads",
+        )
     return names
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
 
 
 def destination_of(mount: dict[str, Any]) -> str:
@@ -50,13 +59,23 @@ def destination_of(mount: dict[str, Any]) -> str:
     return destination if destination.startswith("/") else "/" + destination
 
 
-def open_step(path: bytes, save: Reg, *, flags: int = O_PATH, resolve: int = INSIDE, **more: object) -> Step:
-    """Open *path* of the container."""
-    names = b"/".join(components(path)) or b"."
+def open_step(
+    path: bytes,
+    save: Reg,
+    *,
+    flags: int = O_PATH,
+    resolve: int = INSIDE,
+    upward: bool = False,
+    **more: object,
+) -> Step:
+    """Open *path* of the container; *upward*: see `components`."""
+    names = b"/".join(components(path, upward=upward)) or b"."
     return Step("openat2", ROOT, names, how(flags, resolve), 24, save=save, **more)  # type: ignore[arg-type]
 
 
-def target_steps(path: bytes, save: Reg, *, directory: bool, links: bool = True) -> list[Step]:
+def target_steps(
+    path: bytes, save: Reg, *, directory: bool, links: bool = True, upward: bool = False
+) -> list[Step]:
     """Open the mount point *path*, making what is missing of it: directories 0755, or in the end an empty file.
 
     Without *links* a symbolic link on the way is an error: where the kernel's own file systems go, an image must not
@@ -64,14 +83,15 @@ def target_steps(path: bytes, save: Reg, *, directory: bool, links: bool = True)
     """
     resolve = INSIDE if links else INSIDE | RESOLVE_NO_SYMLINKS
     kind = O_DIRECTORY if directory else 0
-    making = _making_steps(components(path), save, directory, resolve)
+    making = _making_steps(components(path, upward=upward), save, directory, resolve)
     if not making:
-        return [open_step(path, save, flags=O_PATH | kind, resolve=resolve)]
+        return [open_step(path, save, flags=O_PATH | kind, resolve=resolve, upward=upward)]
     found = open_step(
         path,
         save,
         flags=O_PATH | kind,
         resolve=resolve,
+        upward=upward,
         tolerate=(ENOENT,),
         leap=len(making),
         note="mount point",
@@ -93,7 +113,8 @@ def _making_steps(names: list[bytes], save: Reg, directory: bool, resolve: int) 
         else:
             steps.append(Step("mkdirat", above, name, 0o755, tolerate=(EEXIST,)))
         kind = O_DIRECTORY if directory or not last else 0
-        steps.append(open_step(b"/" + b"/".join(names[:count]), here, flags=O_PATH | kind, resolve=resolve))
+        path = b"/" + b"/".join(names[:count])
+        steps.append(open_step(path, here, flags=O_PATH | kind, resolve=resolve, upward=True))
         above = here
     return steps
 

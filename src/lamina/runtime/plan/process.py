@@ -106,7 +106,7 @@ def directory_steps(process: Process) -> list[Step]:
     place = Reg("cwd")
     return [
         Step("openat", AT_FDCWD, b"/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0, save=ROOT),
-        *target_steps(path, place, directory=True),
+        *target_steps(path, place, directory=True, upward=True),
         Step("fchdir", place, note="working directory"),
     ]
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LARGEST_ID = 0xFFFFFFFE
 # what the options say that --process says as well
 _OF_A_PROCESS = ("user", "additional_gids", "cwd", "env", "cap", "no_new_privs", "apparmor", "process_label")
+# what a document need not say
+_OF_THE_CONTAINER = ("capabilities", "apparmorProfile", "selinuxLabel", "oomScoreAdj")
 
 
 def user(text: str) -> tuple[int, int | None]:
@@ -75,7 +77,7 @@ VERB = Verb(
 def do(args: Arguments) -> int:
     """Run it; its exit status, or 0 with --detach."""
     found = container(args)
-    process = _from_file(args) if args.process else _from_options(found, args)
+    process = _from_file(found, args) if args.process else _from_options(found, args)
     if args.tty:
         process["terminal"] = True
     env: list[str] = []
@@ -107,7 +109,8 @@ def do(args: Arguments) -> int:
     return joined.wait()
 
 
-def _from_file(args: Arguments) -> Process:
+def _from_file(found: Container, args: Arguments) -> Process:
+    """What it does not say of its confinement is the container's, as with runc: it is beside that, not above it."""
     # as runc has it the file counts, and what stands beside it would be lost
     for name in ("words", *_OF_A_PROCESS):
         if getattr(args, name) not in (None, (), False):
@@ -120,7 +123,11 @@ def _from_file(args: Arguments) -> Process:
             data = file.read(16 << 20)
     except FileNotFoundError:
         raise NotFound(f"read {args.process}: there is no such file") from None
-    return decode(data, args.process)
+    process = decode(data, args.process)
+    if missing := [name for name in _OF_THE_CONTAINER if process.get(name) is None]:
+        own = found.spec()["process"]
+        process.update({name: own[name] for name in missing if name in own})
+    return process
 
 
 def _from_options(found: Container, args: Arguments) -> Process:
