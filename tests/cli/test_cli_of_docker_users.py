@@ -182,6 +182,41 @@ def test_system_prune_tells_of_images(lamina: Lamina, image: str, store_root: Pa
     assert done_to_images(store_root) == ["load", "untag", "delete"]
 
 
+def test_small_structs_print_as_there(lamina: Lamina, image: str) -> None:
+    words = ("--restart", "on-failure:3", "--expose", "90", "--log-driver", "json-file", "-v", "/x")
+    ok(lamina("create", "--name", "box", *words, image))
+    form = (
+        "{{.HostConfig.RestartPolicy}} {{.HostConfig.LogConfig}} {{.Config.ExposedPorts}} {{.Config.Volumes}}"
+    )
+    said = ok(lamina("inspect", "-f", form, "box"))
+    assert said == "{on-failure 3} {json-file map[]} map[53/udp:{} 80/tcp:{} 90/tcp:{}] map[/x:{}]\n"
+    assert ok(lamina("inspect", "-f", "{{json .HostConfig.RestartPolicy}}", "box")).startswith('{"Name":')
+    assert (
+        ok(lamina("inspect", "-f", "{{.NetworkSettings.Gateway}}{{.NetworkSettings.IPPrefixLen}}", "box"))
+        == "0\n"
+    )
+
+
+def test_inspect_knows_networks(lamina: Lamina) -> None:
+    identity = ok(lamina("network", "create", "back")).strip()
+    for name in ("back", identity[:12]):
+        assert ok(lamina("inspect", "-f", "{{.Name}} {{.Driver}}", name)) == "back bridge\n"
+    assert ok(lamina("inspect", "--type", "network", "-f", "{{.Driver}}", "none")) == "null\n"
+    assert lamina("inspect", "--type", "network", "nosuch").returncode == 1
+
+
+def test_exec_of_what_the_container_has_not(lamina: Lamina, image: str) -> None:
+    ok(lamina("run", "-d", "--name", "box", image, "sleep", "1000"))
+    try:
+        for words in (("-u", "nosuch"), ("-u", "0:nosuch"), ("-w", "/nope"), ("-w", "/etc/passwd")):
+            assert lamina("exec", *words, "box", "true").returncode == 126, words
+        said = "{{.Container}} {{.Name}}"
+        assert ok(lamina("stats", "--no-stream", "--format", said, "box")) == "box box\n"
+    finally:
+        ok(lamina("rm", "-f", "box"))
+    assert lamina("exec", "-w", "/nope", "box", "true").returncode == 125
+
+
 def test_attach_to_a_terminal_takes_one(lamina: Lamina, image: str) -> None:
     """As in docker; `start -ai` does without, there and here."""
     ok(lamina("run", "-dit", "--name", "box", image))
@@ -278,7 +313,10 @@ def test_inspect_of_anything(lamina: Lamina, image: str) -> None:
     assert lamina("inspect", "--type", "volume", "box").returncode == 1
     for name in ("nosuch", "team/tool:1", "Upper"):
         done = lamina("inspect", name)
-        assert done.returncode == 1 and f"inspect {name}: no such container, image or volume" in done.stderr
+        assert (
+            done.returncode == 1
+            and f"inspect {name}: no such container, image, network or volume" in done.stderr
+        )
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,10 @@ exec aa sh -c 'kill -9 $$'
 exec at tty
 attach ac
 attach at
+stats --no-stream --format '{{.Container}} {{.Name}}' aa
+inspect -f '{{.HostConfig.RestartPolicy}} {{.NetworkSettings.Gateway}}' aa
+inspect --type network -f '{{.Name}} {{.Driver}}' host
+inspect -f '{{.Driver}}' none
 attach nosuch
 top nosuch
 top ac

@@ -13,6 +13,10 @@ from lamina.errors import InvalidInput
 _VERB = re.compile(r"%([-+ #0]*)(\d{1,3})?(?:\.(\d{1,3}))?(.)", re.DOTALL)
 
 
+class Struct(dict[str, Any]):
+    """A mapping that is a struct there, and prints as one: `{no 0}`."""
+
+
 def is_true(value: Any) -> bool:
     """Go's: everything but false, 0, nil, and what is empty."""
     return bool(value)
@@ -28,6 +32,8 @@ def show(value: Any) -> str:
         return str(value)
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and abs(value) < 1e21 else repr(value)
+    if isinstance(value, Struct):
+        return f"{{{' '.join(map(show, value.values()))}}}"
     if isinstance(value, Mapping):
         return f"map[{' '.join(f'{show(key)}:{show(value[key])}' for key in sorted(value))}]"
     if isinstance(value, (list, tuple)):
