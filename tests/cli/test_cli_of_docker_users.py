@@ -182,29 +182,6 @@ def test_system_prune_tells_of_images(lamina: Lamina, image: str, store_root: Pa
     assert done_to_images(store_root) == ["load", "untag", "delete"]
 
 
-def test_small_structs_print_as_there(lamina: Lamina, image: str) -> None:
-    words = ("--restart", "on-failure:3", "--expose", "90", "--log-driver", "json-file", "-v", "/x")
-    ok(lamina("create", "--name", "box", *words, image))
-    form = (
-        "{{.HostConfig.RestartPolicy}} {{.HostConfig.LogConfig}} {{.Config.ExposedPorts}} {{.Config.Volumes}}"
-    )
-    said = ok(lamina("inspect", "-f", form, "box"))
-    assert said == "{on-failure 3} {json-file map[]} map[53/udp:{} 80/tcp:{} 90/tcp:{}] map[/x:{}]\n"
-    assert ok(lamina("inspect", "-f", "{{json .HostConfig.RestartPolicy}}", "box")).startswith('{"Name":')
-    assert (
-        ok(lamina("inspect", "-f", "{{.NetworkSettings.Gateway}}{{.NetworkSettings.IPPrefixLen}}", "box"))
-        == "0\n"
-    )
-
-
-def test_inspect_knows_networks(lamina: Lamina) -> None:
-    identity = ok(lamina("network", "create", "back")).strip()
-    for name in ("back", identity[:12]):
-        assert ok(lamina("inspect", "-f", "{{.Name}} {{.Driver}}", name)) == "back bridge\n"
-    assert ok(lamina("inspect", "--type", "network", "-f", "{{.Driver}}", "none")) == "null\n"
-    assert lamina("inspect", "--type", "network", "nosuch").returncode == 1
-
-
 def test_exec_of_what_the_container_has_not(lamina: Lamina, image: str) -> None:
     ok(lamina("run", "-d", "--name", "box", image, "sleep", "1000"))
     try:
@@ -370,44 +347,6 @@ def test_inspect_tells_what_was_asked_in_docker_s_words(lamina: Lamina, image: s
         "CHOWN",
     ]
     assert list(asked["Tmpfs"]) == ["/t"]
-
-
-def test_inspect_tells_of_volumes_as_they_were_typed(lamina: Lamina, image: str) -> None:
-    volumes = [
-        "/etc:/e:ro,z",
-        "v1:/v:ro,nocopy",
-        "v2:/w",
-        "/tmp:/p:rslave,Z",
-        "v3:/x:rw,U",
-        "/etc:/o:O",
-        "/own",
-    ]
-    ok(lamina("create", "--name", "box", *(word for one in volumes for word in ("-v", one)), image))
-    look = ("inspect", "-f")
-    assert ok(lamina(*look, '{{join .HostConfig.Binds " "}}', "box")).split() == volumes[:-1]
-    assert ok(lamina(*look, "{{json .Config.Volumes}}", "box")) == '{"/own":{}}\n'
-    modes = "{{range .Mounts}}{{.Destination}}={{.Mode}} {{end}}"
-    assert ok(lamina(*look, modes, "box")).split() == [
-        "/e=ro,z", "/v=ro,nocopy", "/w=z", "/p=rslave,Z", "/x=rw,U", "/o=O", "/own=",
-    ]  # fmt: skip
-
-
-def test_what_is_null_prints_as_docker_prints_it(lamina: Lamina, image: str) -> None:
-    ok(lamina("create", "--name", "box", image))
-    fields = [
-        "HostConfig.CapAdd",
-        "HostConfig.Binds",
-        "Config.Entrypoint",
-        "Config.Volumes",
-        "HostConfig.Tmpfs",
-    ]
-    fields += ["State.Health", "Config.Healthcheck"]
-    said = ok(lamina("inspect", "-f", " ".join("{{." + one + "}}" for one in fields), "box"))
-    assert said == "[] [] [] map[] map[] <nil> <nil>\n"
-    as_json = ok(
-        lamina("inspect", "-f", "{{json .HostConfig.CapAdd}}{{if .Config.Entrypoint}}x{{end}}", "box")
-    )
-    assert as_json == "null\n"
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,7 @@ attach ac
 attach at
 stats --no-stream --format '{{.Container}} {{.Name}}' aa
 inspect -f '{{.HostConfig.RestartPolicy}} {{.NetworkSettings.Gateway}}' aa
+events --since 1h --until 0s -f container=aa -f event=create --format '{{.Status}} {{.From}} {{.Scope}} {{.Type}}'
 inspect --type network -f '{{.Name}} {{.Driver}}' host
 inspect -f '{{.Driver}}' none
 attach nosuch

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.cli import output
 from lamina.cli.each import each
-from lamina.cli.template_functions import Struct
+from lamina.cli.template_functions import Duration, Struct
 
 if TYPE_CHECKING:
     from lamina.engine import Container, Engine
 
 # what is a struct in docker's documents, and whose every entry is one, or a list of such
 _STRUCTS = frozenset(("LogConfig", "RestartPolicy"))
+_TIMES = ("Interval", "Timeout", "StartPeriod", "StartInterval")
 _OF_STRUCTS = frozenset(("ExposedPorts", "PortBindings", "Ports", "Volumes"))
 
 
@@ -38,6 +39,9 @@ def _with_structs(value: Any, struct: bool = False) -> Any:
     for key in _OF_STRUCTS & found.keys():
         if isinstance(found[key], dict):
             found[key] = {name: _with_structs(one, True) for name, one in found[key].items()}
+    if isinstance(check := found.get("Healthcheck"), dict):
+        times = {name: Duration(check.get(name, 0)) for name in _TIMES}
+        found["Healthcheck"] = Struct({"Test": [], **times, "Retries": 0} | check | times)
     return Struct(found) if struct else type(value)(found)
 
 
