@@ -324,6 +324,11 @@ tag tiny 'Bad Name'
 rmi new:tag
 rmi nosuch
 rmi nosuch example.org:5000/a/b:c
+commit -c 'ENTRYPOINT ["echo"]' aa en:1
+image inspect -f '{{.Config.Entrypoint}} {{.Config.Cmd}}' en:1
+commit -c 'CMD ["a"]' -c 'ENTRYPOINT ["echo"]' aa en:2
+image inspect -f '{{.Config.Entrypoint}} {{.Config.Cmd}}' en:2
+run --rm en:2
 save nosuch
 load -i nosuch
 import nosuch.tar
