@@ -85,6 +85,12 @@ def test_images_and_volumes(lamina: Lamina, tmp_path: Path) -> None:
         "events", "--since", "1h", "--until", "0s", "--format", "{{.Type}}/{{.Action}}", "-f", "type=volume"
     )
     assert done.stdout == "volume/create\nvolume/destroy\n"
+    form = "{{.Status}} {{.ID}} {{.From}} {{.Scope}} {{.Time}} {{.TimeNano}}"
+    said = lamina(
+        "events", "--since", "1h", "--until", "0s", "--format", form, "-f", "event=tag"
+    ).stdout.split()
+    assert said[:3] == ["tag", f"sha256:{image.id}", "local"]
+    assert said[4].startswith(said[3])
     lines = lamina("events", "--since", "1h", "--until", "0s", "-f", "type=volume").stdout.splitlines()
     assert lines[0].split(" ", 1)[1] == "volume create data (driver=local)"
     time.strptime(lines[0].split(".")[0], "%Y-%m-%dT%H:%M:%S")

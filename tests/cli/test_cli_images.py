@@ -156,7 +156,7 @@ def test_history_and_inspect(lamina: Lamina) -> None:
     assert lamina("inspect", "--type", "container", "one:1").returncode == 1
     done = lamina("inspect", "nothing", "one:1")
     assert (done.returncode, len(json.loads(done.stdout))) == (1, 1)
-    assert "inspect nothing: no such container, image or volume" in done.stderr
+    assert "inspect nothing: no such container, image, network or volume" in done.stderr
 
 
 @pytest.mark.usefixtures("loaded")
@@ -252,7 +252,7 @@ def test_what_is_not_there_says_so(lamina: Lamina) -> None:
     assert (done.returncode, done.stdout) == (
         1,
         "[]\n",
-    ) and "no such container, image or volume" in done.stderr
+    ) and "no such container, image, network or volume" in done.stderr
     assert lamina("login", "-u", "ann", "registry.example").returncode == 125
     assert "Usage: lamina image VERB" in lamina("image").stdout
 

@@ -191,6 +191,19 @@ def test_instructions(instructions: list[str], wanted: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("instructions", "cmd"),
+    [
+        (['ENTRYPOINT ["echo"]'], None),
+        (['CMD ["a"]', 'ENTRYPOINT ["echo"]'], ["a"]),
+        (['ENTRYPOINT ["echo"]', 'CMD ["a"]'], ["a"]),
+        (["ENV A=1"], ["sh"]),
+    ],
+)
+def test_an_entrypoint_has_no_arguments_of_another(instructions: list[str], cmd: list[str] | None) -> None:
+    assert changed({"cmd": ["sh"]}, instructions).get("cmd") == cmd
+
+
+@pytest.mark.parametrize(
     "instruction",
     ["", "RUN true", "COPY a b", "CMD", "ENV A", "ENV =1", "EXPOSE x", "EXPOSE 99999", "EXPOSE 5/icmp", "VOLUME a",
      "SHELL bash", "USER a b", "HEALTHCHECK x", "HEALTHCHECK --x=1 CMD y", "HEALTHCHECK --interval=5 CMD y",

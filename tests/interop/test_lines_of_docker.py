@@ -267,6 +267,11 @@ exec aa sh -c 'kill -9 $$'
 exec at tty
 attach ac
 attach at
+stats --no-stream --format '{{.Container}} {{.Name}}' aa
+inspect -f '{{.HostConfig.RestartPolicy}} {{.NetworkSettings.Gateway}}' aa
+events --since 1h --until 0s -f container=aa -f event=create --format '{{.Status}} {{.From}} {{.Scope}} {{.Type}}'
+inspect --type network -f '{{.Name}} {{.Driver}}' host
+inspect -f '{{.Driver}}' none
 attach nosuch
 top nosuch
 top ac
@@ -319,6 +324,11 @@ tag tiny 'Bad Name'
 rmi new:tag
 rmi nosuch
 rmi nosuch example.org:5000/a/b:c
+commit -c 'ENTRYPOINT ["echo"]' aa en:1
+image inspect -f '{{.Config.Entrypoint}} {{.Config.Cmd}}' en:1
+commit -c 'CMD ["a"]' -c 'ENTRYPOINT ["echo"]' aa en:2
+image inspect -f '{{.Config.Entrypoint}} {{.Config.Cmd}}' en:2
+run --rm en:2
 save nosuch
 load -i nosuch
 import nosuch.tar

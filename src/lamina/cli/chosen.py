@@ -92,9 +92,9 @@ def _within(port: str, wanted: str) -> bool:
 
 
 def _publishes(one: Glanced, wanted: str) -> bool:
-    """Whether one of the *wanted* ports, of it or of this host, is published."""
+    """Whether it has one of the *wanted* ports of this host, as in docker: who looks for who has port 80 means that."""
     return any(
-        _within(port, wanted) or _within(f"{place['HostPort']}/{port.partition('/')[2]}", wanted)
+        _within(f"{place['HostPort']}/{port.partition('/')[2]}", wanted)
         for port, places in one.whole.inspect()["NetworkSettings"]["Ports"].items()
         for place in places or ()
     )

@@ -52,7 +52,7 @@ _NULL = {
          "GroupAdd", "OnBuild", "SecurityOpt", "Shell", "VolumesFrom"),
         "[]",
     ),
-    **dict.fromkeys(("ExposedPorts", "Tmpfs", "Volumes"), "map[]"),
+    **dict.fromkeys(("ExposedPorts", "Options", "Tmpfs", "Volumes"), "map[]"),
     **dict.fromkeys(("Health", "Healthcheck", "MemorySwappiness", "SizeRootFs", "SizeRw", "StopTimeout"), "<nil>"),
 }  # fmt: skip
 # fields whose keys are the user's, not docker's: Go maps, where the rest are structs

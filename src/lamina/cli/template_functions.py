@@ -7,10 +7,19 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from lamina.cli.durations import go
 from lamina.cli.quoting import text_of_go
 from lamina.errors import InvalidInput
 
 _VERB = re.compile(r"%([-+ #0]*)(\d{1,3})?(?:\.(\d{1,3}))?(.)", re.DOTALL)
+
+
+class Struct(dict[str, Any]):
+    """A mapping that is a struct there, and prints as one: `{no 0}`."""
+
+
+class Duration(int):
+    """Nanoseconds that print as a duration there: `1m30s`."""
 
 
 def is_true(value: Any) -> bool:
@@ -26,8 +35,12 @@ def show(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return str(value)
+    if isinstance(value, Duration):
+        return go(value)
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and abs(value) < 1e21 else repr(value)
+    if isinstance(value, Struct):
+        return f"{{{' '.join(map(show, value.values()))}}}"
     if isinstance(value, Mapping):
         return f"map[{' '.join(f'{show(key)}:{show(value[key])}' for key in sorted(value))}]"
     if isinstance(value, (list, tuple)):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from errno import EMFILE, ENFILE
+from stat import S_ISCHR
 
-from lamina.errors import Unsupported
+from lamina.errors import KernelError, Unsupported
+from lamina.linux.fd import Fd
 from lamina.runtime.users import file_reader, resolve_user
 from lamina.supervisor.foreground import terminal_size
 from lamina.values import replace, value
@@ -14,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from lamina.linux.fd import Fd
     from lamina.runtime.users import User
 
     Process = dict[str, Any]
@@ -144,3 +146,23 @@ def _privileged(process: Process, linux: dict[str, Any]) -> None:
     process.pop("apparmorProfile", None)
     if linux.get("defaultFilter") is not None:
         linux["defaultFilter"] = sorted(names)
+
+
+def null_of(root: Fd) -> Fd:
+    """The container's null device: the host's has a mode that a container must not be able to change."""
+    from lamina.linux.constants import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
+    from lamina.linux.files import openat2
+
+    inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    try:
+        with openat2(root, "dev/null", os.O_PATH | os.O_NOFOLLOW, resolve=inside) as found:
+            status = os.fstat(found)
+            if S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
+                return Fd(os.open(f"/proc/self/fd/{int(found)}", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno in (EMFILE, ENFILE):
+            raise KernelError("exec: open /dev/null of the container", error.errno) from None
+    raise Unsupported(
+        "exec: /dev/null of the container is not the null device, and a standard stream is to be that",
+        remedy="give it all three, or repair /dev/null in the container: mknod -m 666 /dev/null c 1 3",
+    )

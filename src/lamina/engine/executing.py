@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import _thread
 import os
-from errno import EMFILE, ENFILE, ESRCH
-from stat import S_ISCHR
+from errno import ESRCH
 
 from lamina.engine.completed import Completed
-from lamina.engine.exec_process import Asked, process_of
+from lamina.engine.exec_process import Asked, null_of, process_of
 from lamina.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -80,6 +79,8 @@ LONGEST_SAID = 1024
 ENDING = 0.2
 # those that any process may take to die of SIGKILL while somebody waits for that
 DYING = 10.0
+# what docker exits with where the container cannot have it so: the user, the working directory
+NOT_EXECUTED = 126
 # detached ones that have not been reaped yet
 _left: list[Fd] = []
 _reaping = _thread.allocate_lock()
@@ -381,8 +382,12 @@ def _begun(
 ) -> Execution:
     """The process, beside the *first* one of *target*. Raises as `start`."""
     with root_of(target, pidfd) as root:
-        process = process_of(words, asked, first, target.linux, root, terminal)
-        null = _null(root) if NULL in stdio.child or asked.tty else None
+        try:
+            process = process_of(words, asked, first, target.linux, root, terminal)
+        except LaminaError as failure:  # the user that was asked for
+            failure.exit_code = NOT_EXECUTED
+            raise
+        null = null_of(root) if NULL in stdio.child or asked.tty else None
     masters: list[Fd] = []
     streams = tuple(null if fd == NULL or asked.tty else fd for fd in stdio.child)
     joining = Joining(console=masters.append, streams=streams, noted=noted)  # type: ignore[arg-type]
@@ -408,10 +413,12 @@ def _of_directory(failure: StepFailed, directory: str) -> LaminaError | None:
     """What the failure is in words, if it is one to enter the working directory."""
     if "@cwd" not in failure.step:
         return None
-    return NotFound(
+    missing = NotFound(
         f"exec in directory {directory}: {failure.strerror}",
         remedy="name a directory of the container with -w",
     )
+    missing.exit_code = NOT_EXECUTED
+    return missing
 
 
 def _first_process(home: Home, state: dict[str, Any]) -> Fd:
@@ -463,26 +470,6 @@ def _apart(home: Home, pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         raise _not_running(home) from None
     return flags
-
-
-def _null(root: Fd) -> Fd:
-    """The container's null device: the host's has a mode that a container must not be able to change."""
-    from lamina.linux.constants import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
-    from lamina.linux.files import openat2
-
-    inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-    try:
-        with openat2(root, "dev/null", os.O_PATH | os.O_NOFOLLOW, resolve=inside) as found:
-            status = os.fstat(found)
-            if S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(1, 3):
-                return Fd(os.open(f"/proc/self/fd/{int(found)}", os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        if error.errno in (EMFILE, ENFILE):
-            raise KernelError("exec: open /dev/null of the container", error.errno) from None
-    raise Unsupported(
-        "exec: /dev/null of the container is not the null device, and a standard stream is to be that",
-        remedy="give it all three, or repair /dev/null in the container: mknod -m 666 /dev/null c 1 3",
-    )
 
 
 def keep_terminal(execution: Execution) -> None:

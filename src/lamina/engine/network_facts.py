@@ -29,6 +29,10 @@ _NOWHERE: dict[str, Any] = {
     "DNSNames": [],
     "HostInterfaceName": "",
 }
+# what docker has said of the default network since before there were others
+_OF_THE_FIRST = (
+    "Gateway", "IPAddress", "IPPrefixLen", "IPv6Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "MacAddress",
+)  # fmt: skip
 
 
 def ports_of(home: Home) -> dict[str, list[str]]:
@@ -54,6 +58,7 @@ def settings_of(home: Home, names: Sequence[str]) -> dict[str, Any]:
     found = attachments_in(home)
     now = {one.network.name: {**_endpoint(one), **_maker(home, one)} for one in found}
     first = found[0] if found else None
+    facts = _NOWHERE if first is None else _endpoint(first)
     return {
         "Ports": {
             inside: [
@@ -62,9 +67,7 @@ def settings_of(home: Home, names: Sequence[str]) -> dict[str, Any]:
             ]
             for inside, places in ports_of(home).items()
         },
-        "IPAddress": _first(first, 4),
-        "GlobalIPv6Address": _first(first, 16),
-        "MacAddress": "" if first is None else first.mac.hex(":"),
+        **{key: facts[key] for key in _OF_THE_FIRST},
         "Networks": {
             name: {"NetworkID": _identity(home, name), **(now.get(name) or _NOWHERE)}
             for name in dict.fromkeys([*now, *names])

@@ -51,7 +51,7 @@ def do(args: Arguments) -> int:
         if args.format == "json":
             output.json_line(record(one))
         elif args.format and args.format != "table":
-            output.templated(args.format, [record(one)])
+            output.templated(args.format, [fields(one)])
         else:
             output.text(line(one))
     return 0
@@ -73,6 +73,20 @@ def record(one: Event) -> dict[str, Any]:
     if one.type == "container":
         found["from"] = one.attributes.get("image", "")
     return found
+
+
+def fields(one: Event) -> dict[str, Any]:
+    """What a template finds: docker's fields, which JSON calls otherwise, and these names as well."""
+    said = record(one)
+    names = {
+        "Status": "status",
+        "ID": "id",
+        "From": "from",
+        "Scope": "scope",
+        "Time": "time",
+        "TimeNano": "timeNano",
+    }
+    return {**{name: said.get(key, "") for name, key in names.items()}, **said}
 
 
 def line(one: Event) -> str:

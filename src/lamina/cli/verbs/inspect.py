@@ -22,14 +22,14 @@ VERB = Verb(
             "type",
             "",
             "KIND",
-            "container, image, volume or snapshot: which of several with the same name",
-            choices=("container", "image", "volume", "snapshot"),
+            "container, image, network, volume or snapshot: which of several with the same name",
+            choices=("container", "image", "network", "volume", "snapshot"),
             default="",
         ),
     ),
     arguments=(Argument("names", "NAME", "+", complete="anything"),),
     details="""
-A name that a container has means the container, else it is looked for among images, then among volumes. A snapshot is
+A name that a container has means the container, else it is looked for among images, networks and volumes. A snapshot is
 CONTAINER@SNAPSHOT, or its whole id.""",
     examples="""
 lamina inspect brave_otter
@@ -41,7 +41,7 @@ lamina inspect -f '{{.Parent}}' brave_otter@step-17
 
 
 def do(args: Arguments) -> int:
-    """Print a JSON list with a document for each container, image, volume or snapshot, or lines by template."""
+    """Print a JSON list with a document for each of what there is, or lines by template."""
     from lamina.cli.inspecting import of_container, show
     from lamina.engine import Engine
     from lamina.engine.listing import LookedUp
@@ -54,6 +54,8 @@ def do(args: Arguments) -> int:
 
         if args.type == "image":
             return engine.inspect_image(name)
+        if args.type == "network":
+            return _network(engine, name)
         if args.type == "volume":
             return engine.volume(name).attrs
         if args.type == "snapshot" or ("@" in name and not args.type):
@@ -70,6 +72,7 @@ def do(args: Arguments) -> int:
                 raise
             for other, no_such in (
                 (engine.inspect_image, (NotFound, InvalidReference)),
+                (lambda name: _network(engine, name), (NotFound, InvalidInput)),
                 (lambda name: engine.volume(name).attrs, (NotFound, InvalidInput)),
                 (lambda name: _snapshot(engine, name), (NotFound, InvalidInput)),
             ):
@@ -78,11 +81,18 @@ def do(args: Arguments) -> int:
                 except no_such:
                     continue
             raise NotFound(
-                f"inspect {name}: no such container, image or volume",
-                remedy="'lamina ps -a', 'lamina images' and 'lamina volume ls' list what there is",
+                f"inspect {name}: no such container, image, network or volume",
+                remedy="'lamina ps -a', 'lamina images', 'lamina network ls' and 'lamina volume ls' list what there is",
             ) from missing
 
     return show(args.names, look, args.format)
+
+
+def _network(engine: Engine, name: str) -> dict[str, Any]:
+    from lamina.cli.predefined import document, named
+
+    predefined = named(name)
+    return engine.networks.get(name).attrs if predefined is None else document(predefined)
 
 
 def _snapshot(engine: Engine, name: str) -> dict[str, Any]:

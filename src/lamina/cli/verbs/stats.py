@@ -53,8 +53,8 @@ def do(args: Arguments) -> int:
     from lamina.engine import Engine
 
     engine = Engine(args.root)
-    for name in args.names:
-        engine.container(name)  # one that is not there is said before anything is shown
+    # one that is not there is said before anything is shown
+    typed = {engine.container(name).id: name for name in args.names}
     drawn = args.format == "table" and not args.no_stream and output.is_terminal()
     before = _look(_chosen(engine, args))
     while True:
@@ -62,6 +62,7 @@ def do(args: Arguments) -> int:
         now = _look(_chosen(engine, args))
         records = [
             record(container, usage, before[identity][1] if identity in before else usage, args.no_trunc)
+            | ({"Container": typed[identity]} if identity in typed else {})
             for identity, (container, usage) in now.items()
         ]
         if drawn:

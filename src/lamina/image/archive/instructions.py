@@ -22,7 +22,11 @@ SHELL = ["/bin/sh", "-c"]
 
 
 def changed(run: Run, instructions: Iterable[str]) -> Run:
-    """*run* (see `ImageRecord.run`) after the *instructions*, in their order. Raises InvalidInput."""
+    """*run* (see `ImageRecord.run`) after the *instructions*, in their order. Raises InvalidInput.
+
+    An ENTRYPOINT takes away the CMD that was there before all of them: it was another program's arguments.
+    """
+    has_own_cmd = False
     found = {key: list(text) if isinstance(text, list) else text for key, text in run.items()}
     for instruction in instructions:
         word, _, rest = instruction.strip().partition(" ")
@@ -37,6 +41,9 @@ def changed(run: Run, instructions: Iterable[str]) -> Run:
             raise InvalidInput(f"change {instruction!r}: it says nothing")
         try:
             read(found, rest)
+            has_own_cmd = has_own_cmd or read is _cmd
+            if read is _entrypoint and not has_own_cmd:
+                found.pop("cmd", None)
         except ValueError as error:
             if isinstance(error, InvalidInput):
                 raise
