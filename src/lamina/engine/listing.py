@@ -124,7 +124,7 @@ class Glanced:
     asked.
     """
 
-    __slots__ = ("_home", "_looked_after", "_looks", "_moment", "_said", "_state", "id")
+    __slots__ = ("_home", "_looked_after", "_looks", "_moment", "_running", "_said", "_state", "id")
 
     def __init__(self, moment: Moment, identity: str, looked_after: bool, looks: Looks) -> None:
         """See `Seen`; *looks* are what there was of LOOKED_AT, up to the record of an end."""
@@ -133,6 +133,7 @@ class Glanced:
         self._looks = looks if looked_after or looks[END] is not None else looks[:END]
         self._home: Seen | None = None
         self._said, self._state = NOTHING, ""
+        self._running: Facts | None = None  # of one of which that was told
 
     def is_written_down(self) -> bool:
         """Read its record; False where there is none, or it was removed. A damaged one, or another's, says nothing."""
@@ -192,8 +193,10 @@ class Glanced:
             if not self._looked_after:  # it does matter; and is to be known before the end is looked at
                 self._looks = looks[:END]
                 self.home.forget("exit")
-        elif looks[STATE] is not None and self._facts(STATE) is not None:
-            return RUNNING if looks[PAUSE] is None else PAUSED
+        elif looks[STATE] is not None:
+            self._running = self._facts(STATE)
+            if self._running is not None:
+                return RUNNING if looks[PAUSE] is None else PAUSED
         return ""
 
     @property
@@ -275,7 +278,7 @@ class Glanced:
     @property
     def started(self) -> float | None:
         """As `Container.started`."""
-        found = self._facts(STATE)
+        found = self._running or self._facts(STATE)
         return None if found is None else int(found[0]) / 1e9
 
     @property

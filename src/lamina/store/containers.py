@@ -408,7 +408,7 @@ def _name(home: Home, asked: str | None) -> str:
 
 def identities(store: Store) -> list[str]:
     """The ids of all containers, those just being made included, in no order."""
-    return [*filter(names.is_id, os.listdir(os.fsdecode(store.containers)))]
+    return names.ids(os.listdir(os.fsdecode(store.containers)))
 
 
 def find(store: Store, reference: str) -> Home:
@@ -451,7 +451,7 @@ def abandoned(store: Store, looked_after: set[str] | None = None) -> Iterator[Ho
     Costs one attempt to lock for each container that is looked after, nothing for those that rest.
     """
     others = set() if looked_after is None else looked_after
-    marked = [*filter(names.is_id, os.listdir(os.fsdecode(store.running)))]
+    marked = names.ids(os.listdir(os.fsdecode(store.running)))
     every = lock.are_held(store.containers, [one.encode() for one in marked], _LOCK[1:])
     for identity, is_held in zip(marked, every, strict=True):
         if is_held:

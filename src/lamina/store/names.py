@@ -69,6 +69,13 @@ def is_id(text: str) -> bool:
     return len(text) == ID_LENGTH and not text.strip(_HEX)
 
 
+def ids(entries: list[str]) -> list[str]:
+    """Those of *entries* that are whole ids. In a directory of hundreds all are, which is seen at once."""
+    if all(map(ID_LENGTH.__eq__, map(len, entries))) and not "".join(entries).strip(_HEX):
+        return entries
+    return [*filter(is_id, entries)]
+
+
 def is_id_prefix(text: str) -> bool:
     """Whether *text* may be the beginning of an id."""
     return 0 < len(text) <= ID_LENGTH and not text.strip(_HEX)

@@ -137,9 +137,12 @@ def row(container: Glanced, full: bool, wanted: Sequence[str]) -> list[Any]:
     return [FIELDS[name](container, state, full) for name in wanted]
 
 
-def _command(container: Glanced, full: bool) -> str:
+def _command(container: Glanced, _: str, full: bool) -> str:
     """As docker has it: words with a space in them in quotes, all of it cut and then in quotes as a text of Go's."""
-    command = " ".join(f"'{word}'" if " " in word else word for word in container.command)
+    words = container.command
+    command = " ".join(words)
+    if command.count(" ") >= len(words) > 0:
+        command = " ".join([f"'{word}'" if " " in word else word for word in words])
     return text_of_go(command if full or len(command) <= SHORT else command[: SHORT - 1] + "…")
 
 
@@ -149,32 +152,50 @@ def _created(container: Glanced) -> str:
     return local(container.created) if container.created else ""
 
 
-def _running_for(container: Glanced) -> str:
+def _running_for(container: Glanced, _: str, __: bool) -> str:
     created = container.created
     return ago(created, time.time()) if created else ""
 
 
-def _ports(container: Glanced, state: str) -> str:
+def _ports(container: Glanced, state: str, _: bool) -> str:
     """None of one that does not run, as docker has it: nothing can be reached there."""
     return ports(container.ports, container.exposed) if state in ("running", "paused") else ""
+
+
+def _status(container: Glanced, state: str, _: bool) -> str:
+    """`Up 5 minutes (Paused)`, `Up 5 minutes (healthy)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`,
+    `Created`, `Dead`.
+    """
+    now = time.time()
+    if state in ("running", "paused"):
+        said = f"Up {lasting(now - (container.started or now))}"
+        if state == "paused":
+            return f"{said} (Paused)"
+        health = container.health
+        if health == "none":
+            return said
+        return f"{said} (health: starting)" if health == "starting" else f"{said} ({health})"
+    if state in ("exited", "restarting"):
+        return f"{state.capitalize()} ({container.exit_code}) {ago(container.finished or now, now)}"
+    return state.capitalize()
 
 
 # each of a container, its state, and whether nothing is cut
 FIELDS: dict[str, Callable[[Glanced, str, bool], Any]] = {
     "ID": lambda one, state, full: one.id if full else one.id[:12],
     "Image": lambda one, state, full: one.image,
-    "Command": lambda one, state, full: _command(one, full),
+    "Command": _command,
     "CreatedAt": lambda one, state, full: _created(one),
-    "RunningFor": lambda one, state, full: _running_for(one),
+    "RunningFor": _running_for,
     "State": lambda one, state, full: state,
-    "Status": lambda one, state, full: status(one, state),
+    "Status": _status,
     "ExitCode": lambda one, state, full: one.exit_code,
     "Names": lambda one, state, full: one.name,
     "Labels": lambda one, state, full: Labels(one.labels),
     "Mounts": lambda one, state, full: ",".join(one.volumes),
     "LocalVolumes": lambda one, state, full: str(one.local_volumes),
     "Networks": lambda one, state, full: ",".join(one.networks),
-    "Ports": lambda one, state, full: _ports(one, state),
+    "Ports": _ports,
     "Size": lambda one, state, full: "0B",
 }
 
@@ -252,21 +273,3 @@ def sizes(engine: Engine, containers: Sequence[Container]) -> list[tuple[int, in
         own = written_by(one)
         found.append((own, own + images.get(one.image_id, 0)))
     return found
-
-
-def status(container: Glanced, state: str) -> str:
-    """`Up 5 minutes (Paused)`, `Up 5 minutes (healthy)`, `Exited (0) 2 hours ago`, `Restarting (1) 5 seconds ago`,
-    `Created`, `Dead`.
-    """
-    now = time.time()
-    if state in ("running", "paused"):
-        said = f"Up {lasting(now - (container.started or now))}"
-        if state == "paused":
-            return f"{said} (Paused)"
-        health = container.health
-        if health == "none":
-            return said
-        return f"{said} (health: starting)" if health == "starting" else f"{said} ({health})"
-    if state in ("exited", "restarting"):
-        return f"{state.capitalize()} ({container.exit_code}) {ago(container.finished or now, now)}"
-    return state.capitalize()
