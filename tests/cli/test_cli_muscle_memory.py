@@ -71,7 +71,7 @@ def test_a_template_asks_whether_there_is_a_health_check(lamina: Lamina, image: 
     ok(lamina("create", "--name", "box", image))
     form = "{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}"
     assert ok(lamina("inspect", "-f", form, "box")) == "none\n"
-    assert ok(lamina("inspect", "-f", "{{json .State.Health}} {{.SizeRw}}", "box")) == "null \n"
+    assert ok(lamina("inspect", "-f", "{{json .State.Health}} {{.SizeRw}}", "box")) == "null <nil>\n"
     assert lamina("inspect", "-f", "{{.State.Health.Status}}", "box").returncode == 125
 
 

@@ -384,7 +384,7 @@ def _begun(
     with root_of(target, pidfd) as root:
         try:
             process = process_of(words, asked, first, target.linux, root, terminal)
-        except LaminaError as failure:  # the user that was asked for
+        except (InvalidInput, NotFound) as failure:  # the user that was asked for
             failure.exit_code = NOT_EXECUTED
             raise
         null = null_of(root) if NULL in stdio.child or asked.tty else None
