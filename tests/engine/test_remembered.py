@@ -206,6 +206,39 @@ def test_a_record_that_has_just_changed_is_not_kept(store: Store, monkeypatch: p
     assert not os.path.exists(store.cache + b"/listed")
 
 
+def test_a_directory_that_has_just_changed_proves_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembered, "ENOUGH", 1)
+    home = made(store, 1)
+    looked: list[tuple[bytes, ...]] = []
+
+    def survey(directory: int, asked: list[bytes], files: tuple[bytes, ...], enough: int = -1) -> Any:
+        if asked:
+            looked.append(files)
+        return ask(directory, asked, files, enough)
+
+    ask = listing.survey
+    monkeypatch.setattr(listing, "survey", survey)
+    whole = tuple(map(os.fsencode, listing.LOOKED_AT))
+
+    def seen(after: int) -> list[tuple[bytes, ...]]:
+        changed = os.stat(home.path).st_ctime_ns
+        monkeypatch.setattr(remembered, "time", SimpleNamespace(time_ns=lambda: changed + after))
+        looked.clear()
+        [one] = listing.seen(store, all=True)
+        assert one.state == "created"
+        return looked
+
+    for _ in range(2):  # a mark may come in the same tick
+        assert whole in seen(GRAIN)
+    assert whole in seen(GRAIN + 1)
+    assert whole not in seen(GRAIN + 1)
+    home.set_mark("paused")
+    os.utime(home.path, ns=(1, 1))  # whatever the clock can tell
+    assert whole in seen(GRAIN + 1)
+
+
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if listings were made a while after what they list."""
@@ -350,6 +383,12 @@ class Crowd:
         home.write(name, content(name, home.id, self.chance.randrange(20), self.now))
         self.now += 1
         os.utime(home.path + f"/{name}.json".encode(), ns=(self.now, self.now))
+        self.changed(home)
+
+    def changed(self, home: Home) -> None:
+        """Its directory was: the clock of the file system may not have gone on since it was changed before."""
+        self.now += 1
+        os.utime(home.path, ns=(self.now, self.now))
 
     def happens(self) -> None:
         home, chance = self.chance.choice(self.homes), self.chance
@@ -371,12 +410,17 @@ class Crowd:
             case "go on":
                 home.drop_mark("paused")
             case "damage":
-                Path(os.fsdecode(home.path), f"{name}.json").write_text("{" * chance.randrange(1, 9))
+                place = Path(os.fsdecode(home.path), f"{name}.json")
+                damaged = place if name == "container" else place.with_suffix(".other")
+                damaged.write_text("{" * chance.randrange(1, 9))
+                damaged.rename(place)
             case "remove" if home.held or home.hold():
                 self.homes.remove(home)
                 home.discard(None)
             case "add":
                 self.add()
+        if os.path.exists(home.path):
+            self.changed(home)
 
 
 def is_as_the_container_says(one: listing.Glanced) -> None:

@@ -294,10 +294,21 @@ class Glanced:
         return None if end is None else int(end[1]) / 1e9
 
 
-def _looks(store: Store, every: list[str]) -> list[Looks]:
+def _looks(store: Store, every: list[str], remembered: Remembered) -> list[Looks]:
+    """What there is of LOOKED_AT, of each: all is looked at only where a directory is not as it was."""
+    names, files = [one.encode() for one in every], tuple(map(os.fsencode, LOOKED_AT))
     with Fd(os.open(store.containers, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
-        files = tuple(map(os.fsencode, LOOKED_AT))
-        return survey(directory, [one.encode() for one in every], files, END)
+        if not remembered.is_consulted:
+            return survey(directory, names, files, END)
+        first = survey(directory, names, (b".", files[CONTAINER]))
+        known = [remembered.looks(one, here) for one, (here, _) in zip(every, first, strict=True)]
+        anew = [number for number, looks in enumerate(known) if looks is None]
+        found = survey(directory, [names[number] for number in anew], files, END)
+    all_of_them = [(record, *(looks or ())) for (_, record), looks in zip(first, known, strict=True)]
+    for number, looks in zip(anew, found, strict=True):
+        remembered.note_looks(every[number], first[number][0], looks[1:])
+        all_of_them[number] = looks
+    return all_of_them
 
 
 def seen(store: Store, *, all: bool) -> list[Glanced]:
@@ -308,7 +319,7 @@ def seen(store: Store, *, all: bool) -> list[Glanced]:
     found, unfinished = [], []
     every = identities(store)
     moment = Moment(store, every)
-    for identity, looks in zip(every, _looks(store, every), strict=True):
+    for identity, looks in zip(every, _looks(store, every, moment.remembered), strict=True):
         one = Glanced(moment, identity, identity in looked_after, looks)
         if not one.is_written_down():
             unfinished.append(identity)

@@ -3,10 +3,14 @@
 Kept is only what follows from the content of one file, beside what proves that the file is still that one: its inode
 and size, and when its content and its inode changed last, as git proves its index and Python what it compiled. A record
 that changed less than GRAIN before it was looked at is not kept: it might change again within one tick of the file
-system's clock, and look as if it had not (git calls that "racily clean"). What is no record's content (whether records
-and marks are there, who holds the lock, which processes live) is asked each time, and never kept.
+system's clock, and look as if it had not (git calls that "racily clean").
 
-    cache/listed        {"boot": ..., "container": {"<id>": [look, facts], ...}, "state": {...}, "exit": {...}, ...}
+Records are replaced, marks made and removed: so a container's directory that is as it was proves what looks at these
+found. The record of what was asked, which people may have in an editor, is looked at all the same. What nothing on the
+disk tells (who holds the lock, which processes live) is asked each time, and never kept.
+
+    cache/listed        {"boot": ..., "container": {"<id>": [look, facts], ...}, "state": {...}, "exit": {...}, ...
+                        "there": {"<id>": [look at the directory, looks], ...}}
                         whoever listed writes it anew, beside its place; what is no document is as good as none
 
 It is of one boot of the machine: what a power cut leaves of a file need not be what its inode says.
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     Facts = Sequence[Any]
 
 # to be changed with what FACTS make of a record
-MAGIC = b"lamina listed 3\n"
+MAGIC = b"lamina listed 4\n"
 # nanoseconds: the coarsest clock of a file system that a store may be on is one of whole seconds
 GRAIN = 2 * 10**9
 # fewer containers are read as fast as what is kept of them; and so many must have been read to write it anew
@@ -83,6 +87,7 @@ FACTS: dict[str, Callable[[Home, dict[str, Any]], Facts]] = {
     "exit": _of_exit,
     "network": _of_network,
 }
+THERE = "there"
 # of a record that is damaged
 NOTHING: Facts = (True, "", "", (), 0, (), False, {}, (), 0, ("none",))
 
@@ -93,10 +98,25 @@ class Remembered:
     def __init__(self, store: Store, every: Sequence[str]) -> None:
         """*every*: the ids of the containers."""
         self._place, self._every = store.cache + b"/listed", every
-        self._consulted = len(every) >= ENOUGH
-        self._kept = _load(self._place) if self._consulted else _nothing()
+        self.is_consulted = len(every) >= ENOUGH
+        self._kept = _load(self._place) if self.is_consulted else _nothing()
         self._read = 0
         self._moment = time.time_ns()  # every look comes later
+
+    def looks(self, identity: str, here: Look | None) -> list[Look | None] | None:
+        """What looks at the files of that container found, if its directory still is what it was: *here*."""
+        entry = self._kept[THERE].get(identity)
+        if entry is None or entry[0] != here:
+            return None
+        looks: list[Look | None] = entry[1]
+        return looks
+
+    def note_looks(self, identity: str, here: Look | None, looks: Sequence[Look | None]) -> None:
+        """They found *looks* after the look *here* at its directory, which came after this was made."""
+        self._kept[THERE].pop(identity, None)
+        if here is not None and self.is_consulted and changed(here) + GRAIN < self._moment:
+            self._kept[THERE][identity] = [here, [*looks]]
+            self._read += 1
 
     def known(self, name: str, identity: str, look: Look) -> Facts | None:
         """What is kept of the record *name* of that container, if its file still is what it was: *look*."""
@@ -122,7 +142,7 @@ class Remembered:
             return None
         facts = FACTS[name](home, record)
         # a change after the look shows, if the record was old enough then
-        if self._consulted and changed(look) + GRAIN < self._moment:
+        if self.is_consulted and changed(look) + GRAIN < self._moment:
             kept[home.id] = [look, facts]
             self._read += 1
         return facts
@@ -158,11 +178,11 @@ def _load(place: bytes) -> dict[str, dict[str, list[Any]]]:
             if file.read(len(MAGIC)) == MAGIC:
                 found = document.decode(file.read(), "listed")
                 if found.get("boot") == boot_id():
-                    return {name: found[name] for name in FACTS}
+                    return {name: found[name] for name in (*FACTS, THERE)}
     except (OSError, LaminaError, KeyError):
         pass
     return _nothing()
 
 
 def _nothing() -> dict[str, dict[str, list[Any]]]:
-    return {name: {} for name in FACTS}
+    return {name: {} for name in (*FACTS, THERE)}
