@@ -18,6 +18,7 @@ from lamina.linux.mount import mount
 from lamina.linux.namespaces import unshare
 from lamina.linux.numbers import number
 from lamina.runtime.holders import Old, look
+from lamina.runtime.holders import said as said_of
 from support.lives import until
 from support.namespaces import in_mount_namespace
 
@@ -94,4 +95,4 @@ def test_any_thread_may_hold_it(
 
     ((said, path),) = in_mount_namespace(inner)
     assert said.startswith(why)
-    assert path == (f"{tmp_path}/there/{where}" if where else "")
+    assert path == (said_of(f"{tmp_path}/there/{where}".encode()) if where else "")
