@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,8 @@ def test_health_checks_print_as_there(lamina: Lamina, image: str) -> None:
     said = ok(lamina("inspect", "-f", form, "box"))
     assert said == "1m30s 0s {[CMD-SHELL exit 0] 1m30s 1.5s 0s 0s 2}\n"
     assert ok(lamina("inspect", "-f", "{{json .Config.Healthcheck.Interval}}", "box")) == "90000000000\n"
+    said = json.loads(ok(lamina("inspect", "-f", "{{json .Config}}", "box")))["Healthcheck"]
+    assert "StartPeriod" not in said and said["Interval"] == 90_000_000_000
 
 
 def test_inspect_knows_networks(lamina: Lamina) -> None:

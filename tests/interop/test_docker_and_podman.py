@@ -122,7 +122,7 @@ def test_what_it_may_not(engine: Engine) -> None:
     words = (
         "--read-only",
         "--tmpfs",
-        "/tmp",
+        "/tmp:mode=1777",
         "--user",
         "5:6",
         "--cap-drop",

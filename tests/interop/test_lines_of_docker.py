@@ -131,7 +131,8 @@ inspect -f '{{range .Mounts}}{{if eq .Destination "/v"}}{{.Mode}}|{{.RW}}|{{.Pro
 inspect -f '{{range .Mounts}}{{if eq .Destination "/w"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
 inspect -f '{{range .Mounts}}{{if eq .Destination "/e"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
 inspect -f '{{range .Mounts}}{{if eq .Destination "/f"}}{{.Mode}}|{{.RW}}|{{.Propagation}}{{end}}{{end}}' mounts
-inspect -f '{{.HostConfig.Binds}} {{json .Config.Volumes}}' mounts
+inspect -f '{{range .HostConfig.Binds}}{{if eq . "/etc:/f:ro"}}{{.}}{{end}}{{end}} {{len .HostConfig.Binds}}' mounts
+inspect -f '{{range .HostConfig.Binds}}{{if eq . "vol:/w:ro"}}{{.}}{{end}}{{end}} {{json .Config.Volumes}}' mounts
 inspect -f '{{.HostConfig.CapAdd}} {{json .HostConfig.CapAdd}} {{.HostConfig.VolumesFrom}}' mounts
 inspect -f '{{.HostConfig.Tmpfs}} {{.Config.Entrypoint}} {{.Config.ExposedPorts}} {{.State.Health}}' mounts
 inspect -f '{{.HostConfig.SecurityOpt}} {{.HostConfig.GroupAdd}} {{.Config.Healthcheck}}' mounts

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.cli import output
 from lamina.cli.each import each
-from lamina.cli.template_functions import Duration, Struct
+from lamina.cli.template_functions import Duration, Sparse, Struct
 
 if TYPE_CHECKING:
     from lamina.engine import Container, Engine
@@ -41,7 +41,7 @@ def _with_structs(value: Any, struct: bool = False) -> Any:
             found[key] = {name: _with_structs(one, True) for name, one in found[key].items()}
     if isinstance(check := found.get("Healthcheck"), dict):
         times = {name: Duration(check.get(name, 0)) for name in _TIMES}
-        found["Healthcheck"] = Struct({"Test": [], **times, "Retries": 0} | check | times)
+        found["Healthcheck"] = Sparse({"Test": [], **times, "Retries": 0} | check | times)
     return Struct(found) if struct else type(value)(found)
 
 

@@ -18,6 +18,10 @@ class Struct(dict[str, Any]):
     """A mapping that is a struct there, and prints as one: `{no 0}`."""
 
 
+class Sparse(Struct):
+    """One whose empty fields JSON leaves out, as Go's `omitempty` has it."""
+
+
 class Duration(int):
     """Nanoseconds that print as a duration there: `1m30s`."""
 
@@ -49,7 +53,16 @@ def show(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
+    return json.dumps(_written(value), ensure_ascii=False, default=str, separators=(",", ":"))
+
+
+def _written(value: Any) -> Any:
+    """*value* with what JSON says of it."""
+    if isinstance(value, Sparse):
+        return {key: _written(one) for key, one in value.items() if one}
+    if isinstance(value, dict):
+        return {key: _written(one) for key, one in value.items()}
+    return [_written(one) for one in value] if isinstance(value, list) else value
 
 
 def _index(value: Any, *keys: Any) -> Any:
