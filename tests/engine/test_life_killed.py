@@ -216,8 +216,11 @@ def test_killed_at_any_step(
     assert untouched_host.left() == []
 
 
-def _is_adopted(box: Container) -> bool:
-    """Whoever was killed before has been replaced: that goes on beside us."""
+def _is_adopted(engine: Engine, box: Container) -> bool:
+    """Whoever was killed before has been replaced: that goes on beside us, from when somebody looks who finds it dead.
+    It may take a while to die.
+    """
+    engine.containers()
     return not is_gone(supervisor_of(box))
 
 
@@ -232,7 +235,7 @@ def test_killed_at_random_moments(engine: Engine, untouched_host: Leaks) -> None
     ]
     for _ in range(12):
         box = random.choice(boxes)
-        until(partial(_is_adopted, box))
+        until(partial(_is_adopted, engine, box))
         with suppress(ProcessLookupError):  # it was killed the last time, and has just gone
             os.kill(supervisor_of(box), signal.SIGKILL)
         time.sleep(random.random() / 50)
