@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lamina.engine import cni, cni_lists, picture, plugging, session, starting
+from lamina.engine import cni, cni_lists, cni_plugins, picture, plugging, session, starting
 from lamina.engine.cni_mistakes import is_mistaken
 from lamina.errors import InvalidInput, KernelError, LaminaError, NotFound, Unsupported
 from lamina.runtime.launch import launch
@@ -282,7 +282,7 @@ def test_a_plugin_that_takes_too_long_is_ended_with_whom_it_has_begun(
 
     def test(host: Host) -> None:
         for seconds in (0.5, 5.0, 30.0):  # on a busy machine it may not have begun
-            monkeypatch.setattr(cni, "PATIENCE", seconds)
+            monkeypatch.setattr(cni_plugins, "PATIENCE", seconds)
             with pytest.raises(LaminaError, match="plugin tell: ADD: not done within"):
                 host.run("true", network="cni:told")
             if begun.exists() and begun.read_text():
