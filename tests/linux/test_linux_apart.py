@@ -84,3 +84,47 @@ def test_a_fork_waits_until_late_threads_are_gone() -> None:
         check=True,
     )
     assert int(done.stdout) <= 30
+
+
+ALONE = """
+import _thread, os, resource, sys
+sys.path.insert(0, sys.argv[1])
+from lamina.linux.descriptors import locked
+from lamina.linux.flush import flush
+from lamina.linux.survey import survey
+
+os.chdir(sys.argv[2])
+here = os.open(".", os.O_RDONLY)
+files = [os.open(f"file{number}", os.O_WRONLY | os.O_CREAT) for number in range(7)]
+names = [b"."] * 300
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+if os.geteuid() == 0:  # whom that limit does not concern
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+try:
+    _thread.start_new_thread(len, ((),))
+except RuntimeError:
+    pass
+else:
+    raise SystemExit("a thread could be made")
+for _ in range(5):
+    assert [found[1] for found in survey(here, names, (b"file0", b"nothing"))] == [None] * 300
+    assert locked(here, names, b"nothing") == [None] * 300
+    flush(files)
+    done = []
+    flush(files, lambda: done.append(1))
+    assert done == [1]
+"""
+
+
+def test_where_no_thread_can_be_made_all_is_done_by_the_caller(tmp_path: Path) -> None:
+    pytest.importorskip("lamina.linux._native", reason="the C extension is not built")
+    tmp_path.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(Path(lamina.__file__).parents[1]), str(tmp_path)],
+        stderr=subprocess.PIPE,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
