@@ -19,6 +19,7 @@ from lamina.engine import nursery
 from lamina.engine.answers import REFUSED
 from lamina.linux.capabilities import CapabilitySets, capset
 from lamina.linux.fd import Fd
+from lamina.linux.messages import send
 from lamina.linux.namespaces import CLONE_ARGS
 from lamina.linux.numbers import number
 from lamina.linux.process import prctl
@@ -63,7 +64,7 @@ def answer_to(request: bytes, drop: Callable[[], None]) -> bytes:
     if not child:
         try:
             drop()
-            nursery._send(channel, request, writer)
+            send(channel, request, (writer,))
         finally:
             os._exit(0)
     os.close(writer)
@@ -149,7 +150,7 @@ def standing_still(first: Container) -> Iterator[None]:
 
 def ask(request: bytes, writer: int) -> None:
     assert nursery._current is not None
-    nursery._send(nursery._current[0], request, writer)
+    send(nursery._current[0], request, (writer,))
 
 
 def test_who_executes_a_setuid_program_after_asking_has_asked_without_its_rights(

@@ -95,7 +95,7 @@ class Service:
         self._ended = False
         try:
             with theirs, Fd(os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)) as status:
-                have_told(theirs, pidfd=False)
+                have_told(theirs.fileno(), pidfd=False)
                 apart(maps, serve, IDLE, self._pid, _rights(status), files=(theirs.fileno(), status))
         except BaseException:
             self._ours.close()
@@ -146,7 +146,7 @@ class Service:
 
 def _received(channel: socket.socket) -> Fd:
     # not socket.recv_fds: of what that gives, a program that another thread executes meanwhile has a copy
-    descriptors = received(channel, 1, 1).descriptors
+    descriptors = received(channel.fileno(), 1, 1).descriptors
     if not descriptors:
         raise Corrupt("work in a user namespace: the process there ended without an answer")
     return descriptors[0]
@@ -190,7 +190,7 @@ class _Heard:
 
     def _next(self, size: int, most: int) -> Sent:
         # what several have sent is never one piece (unix(7), SO_PASSCRED)
-        found = received(self.channel, size, most)
+        found = received(self.channel.fileno(), size, most)
         if not found.data or found.sender is None or found.sender[0] != self.owner:
             raise Corrupt("work in a user namespace: the program has ended, or somebody else asks")
         return found

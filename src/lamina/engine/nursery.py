@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from stat import S_ISSOCK
 
 from lamina.engine.inherited import inherited, rights
-from lamina.linux.descriptors import POLLIN, fcntl, poll, socketpair
+from lamina.linux.descriptors import POLLIN, fcntl, poll
 from lamina.linux.fd import Fd
+from lamina.linux.messages import SOCK_SEQPACKET, send, socketpair
 from lamina.linux.senders import have_told, received
 
 TYPE_CHECKING = False
@@ -61,9 +61,9 @@ def start(request: bytes, answer: int, attached: int) -> None:
     """
     given = (answer,) if attached < 0 else (answer, attached)
     try:
-        _send(_channel(), request, *given)
+        send(_channel(), request, given)
     except (BrokenPipeError, ConnectionResetError):
-        _send(_channel(fresh=True), request, *given)
+        send(_channel(fresh=True), request, given)
 
 
 def request_for(store: Store, identity: str) -> bytes | None:
@@ -166,21 +166,11 @@ def _ask(channel: Fd, request: bytes) -> tuple[Fd, Fd]:
     with Fd(writer) as answer:
         answers = Fd(reader)
         try:
-            _send(channel, request, answer)
+            send(channel, request, (answer,))
         except (BrokenPipeError, ConnectionResetError):
             channel = _channel(fresh=True)
-            _send(channel, request, answer)
+            send(channel, request, (answer,))
         return answers, channel
-
-
-def _send(channel: Fd, request: bytes, *given: int) -> None:
-    numbers = b"".join(int(fd).to_bytes(4, sys.byteorder) for fd in given)
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if given else []
-    end = socket.socket(fileno=int(channel))
-    try:
-        end.sendmsg([request], rights, socket.MSG_NOSIGNAL)
-    finally:
-        end.detach()
 
 
 def _channel(*, fresh: bool = False) -> Fd:
@@ -192,24 +182,14 @@ def _channel(*, fresh: bool = False) -> Fd:
     from lamina.engine.detaching import make_nursery
 
     let_go()
-    ours, theirs = map(Fd, socketpair(socket.SOCK_SEQPACKET))
+    ours, theirs = map(Fd, socketpair(SOCK_SEQPACKET))
     with theirs:
-        _have_it_told(theirs)
+        # a program that gave its rights up has this socket still, and a nursery has them still
+        have_told(theirs)
         make_nursery(theirs)
-    _send(ours, _said(around))  # the first packet, which nobody else can have sent
+    send(ours, _said(around))  # the first packet, which nobody else can have sent
     _current = (ours, os.fstat(ours).st_ino, around, os.getpid())
     return ours
-
-
-def _have_it_told(descriptor: int) -> None:
-    """Whoever receives there is told by the kernel who has sent it: a program that gave its rights up has this socket
-    still, and a nursery has them still.
-    """
-    end = socket.socket(fileno=descriptor)
-    try:
-        have_told(end)
-    finally:
-        end.detach()
 
 
 def _is_still(channel: Fd, inode: int) -> bool:
@@ -245,7 +225,7 @@ def nurse(descriptor: int) -> None:
     s.signal(s.SIGCHLD, s.SIG_IGN)  # nobody waits for those who leave before it does
     channel = socket.socket(fileno=descriptor)
     patience = int(IDLE * 1000)
-    first = received(channel, LONGEST_REQUEST, 0) if poll([(descriptor, POLLIN)], patience) else None
+    first = received(channel.fileno(), LONGEST_REQUEST, 0) if poll([(descriptor, POLLIN)], patience) else None
     if first is not None and first.pidfd is not None:
         first.pidfd.close()
     while True:
@@ -289,7 +269,7 @@ def _receive(channel: socket.socket) -> Sent | None:
     any more.
     """
     while True:
-        request = received(channel, LONGEST_REQUEST, 2)
+        request = received(channel.fileno(), LONGEST_REQUEST, 2)
         if not request.data:
             return None
         if request.descriptors:

@@ -26,6 +26,7 @@
 #include "create.h"
 #include "descriptors.h"
 #include "flush.h"
+#include "messages.h"
 #include "survey.h"
 
 enum { STACK_SIZE = 64 * 1024, SIGNALS = 64, MOST_REGISTERS = 65536 };
@@ -342,6 +343,11 @@ done:
 static PyMethodDef methods[] = {
     {"syscall", native_syscall, METH_VARARGS, syscall_doc},
     {"create_files", native_create_files, METH_O, create_files_doc},
+    {"bound", native_bound, METH_VARARGS, bound_doc},
+    {"connected", native_connected, METH_VARARGS, connected_doc},
+    {"message", native_message, METH_VARARGS, message_doc},
+    {"send", native_send, METH_VARARGS, send_doc},
+    {"set_option", native_set_option, METH_VARARGS, set_option_doc},
     {"exchange", native_exchange, METH_VARARGS, exchange_doc},
     {"flush", native_flush, METH_VARARGS, flush_doc},
     {"fcntl", native_fcntl, METH_VARARGS, fcntl_doc},

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 from errno import ECONNREFUSED, EINVAL, ENOENT, ESRCH
 
 from lamina.errors import Conflict, KernelError, LaminaError, StepFailed
 from lamina.linux.fd import Fd, ready
+from lamina.linux.messages import send
 from lamina.runtime.container.directory import (
     CREATED,
     RUNNING,
@@ -80,11 +80,8 @@ def _send(container: Container, record: Record, pidfd: Fd) -> None:
                 if error.errno in (ENOENT, ECONNREFUSED):
                     raise Conflict(f"start container {container.id}: it does not wait any more") from None
                 raise
-            number = int(writer).to_bytes(4, "little")
-            try:
-                socket.sendmsg([START], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, number)])
-            finally:
-                socket.close()
+            with socket:
+                send(socket, START, (int(writer),))
         # the end of the pipe is the beginning of the command, or the end of the process
         ready(None, reader, pidfd)
         said = b""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 import stat
 from errno import EMFILE, ENAMETOOLONG, ESRCH
 
 from lamina.errors import InvalidInput, KernelError, Unsupported
 from lamina.linux.descriptors import duplicate
-from lamina.linux.fd import Fd
+from lamina.linux.fd import Fd, owned
+from lamina.linux.messages import MSG_DONTWAIT, SOCK_SEQPACKET, SOCK_STREAM, connected, send, socketpair
+from lamina.linux.senders import have_told, received
 from lamina.runtime.init import init_file, sealed_file
 from lamina.runtime.talk import FAILURE, PID, failure
 from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, Watch, reap
@@ -35,11 +36,11 @@ else:
 
 # our own copies of what is passed lie above every number that the new process may have for it
 ASIDE = 200
+# that come with one message, at most
+MOST_DESCRIPTORS = 14
 # linux/sched.h; a process that is made by a kept recipe does not load `constants`
 CLONE_NEWUSER, CLONE_INTO_CGROUP = 0x10000000, 0x200000000
 SIGKILL = 9
-# asm-generic/socket.h, linux/socket.h: a descriptor of the sender, which it stays even when that has been reaped
-SO_PASSPIDFD, SCM_PIDFD = 76, 4
 
 
 @value
@@ -76,16 +77,11 @@ class Birth:
         self._explained: Explained | None = None
         self._given: list[tuple[int, int]] = []
         self._held: list[Fd] = []
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
-        self._channel = ours
+        self._channel, theirs = map(Fd, socketpair(SOCK_SEQPACKET))
         self._next = numbers.more
         try:
-            with Fd(theirs.detach()) as end:
-                ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
-                try:
-                    ours.setsockopt(_socket.SOL_SOCKET, SO_PASSPIDFD, 1)
-                except OSError:
-                    pass  # an older kernel
+            with theirs as end:
+                have_told(self._channel)
                 self._give_as(end, numbers.channel)
             with init_file() as program:
                 self._give_as(program, numbers.launcher)
@@ -178,7 +174,7 @@ class Birth:
                 self.answer(b"m")
             if not sharing & CLONE_VFORK:
                 # until it has executed lamina-walk it runs in our memory; its first packet or its end tells
-                self._watch.ready(self.pid, self.pidfd, self._channel.fileno())
+                self._watch.ready(self.pid, self.pidfd, self._channel)
             self._check(child)
         except BaseException:
             self.abandon()
@@ -232,34 +228,24 @@ class Birth:
 
     def _receive(self) -> Message:
         assert self.pidfd is not None
-        readable = self._watch.ready(self.pid, self.pidfd, self._channel.fileno())
+        readable = self._watch.ready(self.pid, self.pidfd, self._channel)
         # whoever has ended may have said something before
-        flags = _socket.MSG_CMSG_CLOEXEC | (0 if self._channel.fileno() in readable else _socket.MSG_DONTWAIT)
-        if self._first and self._channel.fileno() not in readable:
+        flags = 0 if self._channel in readable else MSG_DONTWAIT
+        if self._first and self._channel not in readable:
             # the one that counts was born before the first one ended, or never: then the channel is at its end. Who it
             # is only it can say; given up it says so to nobody, and ends
-            self._watch.hear_of_another(self._channel.fileno())
-            flags &= ~_socket.MSG_DONTWAIT
+            self._watch.hear_of_another(self._channel)
+            flags = 0
         try:
-            what, ancillary, _, _ = self._channel.recvmsg(64, 128, flags)
+            said = received(self._channel, 64, MOST_DESCRIPTORS, flags)
         except (BlockingIOError, ConnectionResetError):
             return Message(b"", (), 0)
-        fds: list[Fd] = []
-        pid, pidfd = 0, None
-        for level, kind, data in ancillary:
-            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-                fds += [Fd(int.from_bytes(data[at : at + 4], "little")) for at in range(0, len(data) - 3, 4)]
-            elif level == _socket.SOL_SOCKET and kind == _socket.SCM_CREDENTIALS:
-                pid = memoryview(data).cast("i")[0]  # struct ucred: pid, uid, gid
-            elif level == _socket.SOL_SOCKET and kind == SCM_PIDFD:
-                number = int.from_bytes(data[:4], "little", signed=True)
-                pidfd = Fd(number) if number >= 0 else None  # before 6.16 an errno where it has been reaped
-        return Message(what, tuple(fds), pid, pidfd)
+        return Message(said.data, said.descriptors, said.sender[0] if said.sender else 0, said.pidfd)
 
     def answer(self, what: bytes) -> None:
         """Say something to the new process; that it is gone already is heard next."""
         try:
-            self._channel.send(what)
+            send(self._channel, what)
         except OSError:
             pass
 
@@ -335,15 +321,15 @@ def check_preserved(count: int) -> None:
 
 def send_descriptor(path: bytes, fd: int, name: bytes) -> None:
     """Send *fd* over the unix socket at *path*, with *name* beside it, as runc does. Raises KernelError."""
-    end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         # the path itself may be too long for a socket
         directory, _, place = path.rpartition(b"/")
-        with Fd(os.open(directory + b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as above:
-            end.connect(b"/proc/self/fd/%d/%s" % (above, place))
-        number = int(fd).to_bytes(4, "little")
-        end.sendmsg([name], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, number)])
+        with (
+            Fd(os.open(directory + b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as above,
+            owned(connected, SOCK_STREAM, b"/proc/self/fd/%d/%s" % (above, place)) as end,
+        ):
+            send(end, name, (int(fd),))
+    except ValueError:
+        raise KernelError("send a descriptor to", ENAMETOOLONG, os.fsdecode(path)) from None
     except OSError as error:
-        raise KernelError("send a descriptor to", error.errno or ENAMETOOLONG, os.fsdecode(path)) from error
-    finally:
-        end.close()
+        raise KernelError("send a descriptor to", error.errno or 0, os.fsdecode(path)) from error

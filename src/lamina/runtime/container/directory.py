@@ -13,7 +13,6 @@ Nothing says "running": what a container is doing is asked of the kernel, every 
 
 from __future__ import annotations
 
-import _socket
 import os
 import stat
 import time
@@ -22,7 +21,8 @@ from errno import ECONNREFUSED, EINVAL, ENOENT, ENOTEMPTY
 from lamina.document import decode, encode
 from lamina.errors import Conflict, Corrupt, InvalidInput, NotFound
 from lamina.linux.descriptors import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, exchange, flock
-from lamina.linux.fd import Fd
+from lamina.linux.fd import Fd, owned
+from lamina.linux.messages import SOCK_DGRAM, bound, connected
 from lamina.runtime.identity import boot_id
 
 TYPE_CHECKING = False
@@ -254,31 +254,18 @@ class Container:
             raise
         return True
 
-    def start_socket(self) -> _socket.socket:
+    def start_socket(self) -> Fd:
         """A socket connected to the one on which the first process waits. OSError: ENOENT or ECONNREFUSED when it does
         not wait any more.
         """
-        end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
-        try:
-            with Fd(os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
-                end.connect(
-                    f"/proc/self/fd/{int(directory)}/start"
-                )  # the path itself may be too long for a socket
-        except BaseException:
-            end.close()
-            raise
-        return end
+        with Fd(os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
+            # the path itself may be too long for a socket
+            return owned(connected, SOCK_DGRAM, b"/proc/self/fd/%d/start" % directory)
 
     def listen(self) -> Fd:
         """The socket for the first process to wait on."""
-        end = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
-        try:
-            with Fd(os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
-                end.bind(f"/proc/self/fd/{int(directory)}/start")
-            return Fd(end.detach())
-        except BaseException:
-            end.close()
-            raise
+        with Fd(os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
+            return owned(bound, SOCK_DGRAM, b"/proc/self/fd/%d/start" % directory)
 
     def no_longer_waits(self) -> None:
         """The start was made: the socket has done its work."""

@@ -1,0 +1,75 @@
+"""What lamina/linux/messages.py has, by the standard library: for where the native extension was not built."""
+
+from __future__ import annotations
+
+import _socket
+
+__all__ = ["bound", "connected", "message", "send", "set_option"]
+
+# linux/socket.h, since Linux 6.5
+SCM_PIDFD = 4
+_NUMBER, _CREDENTIALS = 4, 12  # bytes of a descriptor, and of struct ucred
+_LONGEST = 107
+
+
+def bound(type: int, path: bytes, /) -> int:
+    """As _native.bound."""
+    return _made(type, path, _socket.socket.bind)
+
+
+def connected(type: int, path: bytes, /) -> int:
+    """As _native.connected."""
+    return _made(type, path, _socket.socket.connect)
+
+
+def _made(type: int, path: bytes, call: object) -> int:
+    if len(path) > _LONGEST or b"\0" in path:
+        raise ValueError("the path of a socket has at most 107 bytes, and no null")
+    end = _socket.socket(_socket.AF_UNIX, type | _socket.SOCK_CLOEXEC)
+    try:
+        call(end, path)  # type: ignore[operator]
+        return end.detach()
+    except BaseException:
+        end.close()
+        raise
+
+
+def set_option(fd: int, option: int, number: int, /) -> None:
+    """As _native.set_option."""
+    end = _socket.socket(fileno=fd)
+    try:
+        end.setsockopt(_socket.SOL_SOCKET, option, number)
+    finally:
+        end.detach()
+
+
+def send(fd: int, data: bytes | bytearray | memoryview, descriptors: tuple[int, ...] = (), /) -> int:
+    """As _native.send."""
+    rights = b"".join(int(one).to_bytes(_NUMBER, "little", signed=True) for one in descriptors)
+    beside = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if rights else []
+    end = _socket.socket(fileno=fd)
+    try:
+        return end.sendmsg([data], beside, _socket.MSG_NOSIGNAL)
+    finally:
+        end.detach()
+
+
+def message(
+    fd: int, size: int, most: int, flags: int = 0, /
+) -> tuple[bytes, tuple[int, ...] | None, tuple[int, ...] | None, tuple[int, ...] | None, bool]:
+    """As _native.message."""
+    lengths = (most * _NUMBER, _CREDENTIALS, _NUMBER)
+    room = sum(_socket.CMSG_SPACE(length) for length in lengths if length)
+    end = _socket.socket(fileno=fd)
+    try:
+        data, parts, told, _ = end.recvmsg(size, room, flags | _socket.MSG_CMSG_CLOEXEC)
+    finally:
+        end.detach()
+    found = {
+        kind: tuple(memoryview(content).cast("i"))
+        for level, kind, content in parts
+        if level == _socket.SOL_SOCKET
+    }
+    kinds = (_socket.SCM_RIGHTS, _socket.SCM_CREDENTIALS, SCM_PIDFD)
+    rights, credentials, pidfd = (found.get(kind) for kind in kinds)
+    return data, rights, credentials, pidfd, bool(told & _socket.MSG_CTRUNC)
