@@ -5,9 +5,9 @@ each of sixty. Here one `stat` proves that the source is the one that was compil
 code is read from a file whose index is read once. Whatever is not as it should be is no error: then Python's finders
 are asked. What modules look like (`__spec__`, `__file__`, sources, resources) is what these would have made of them.
 
-What a verb that is called often imports anyway lies together in some more pieces (decision 0077): when its module is
-asked for, these are read and executed, each module after those that it imports. Importlib is not asked for it then;
-what goes wrong is left to it, and happens again.
+What a face begins with, and what a verb that is called often imports anyway, lies together in some more pieces
+(decision 0077): when its module is asked for, these are read and executed, each module after those that it imports.
+Importlib is not asked for it then; what goes wrong is left to it, and happens again.
 
 The archive is opened for each module, instead of once: a descriptor that stays open could be taken for one that a
 caller handed to a container.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from _frozen_importlib import ModuleSpec, module_from_spec
+from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader, PathFinder, SourceFileLoader
 from _imp import _fix_co_filename  # type: ignore[attr-defined]
 from marshal import loads
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     # a module's file below the package, its mtime in nanoseconds and its size; where in the archive its piece is, and
     # how long that is (0: an extension module, which is not there). None for a module that is to be left to Python.
     Index = dict[str, tuple[str, int, int, int, int] | None]
-    # by the module of a verb: where the pieces with what it imports are, and how long each is
+    # by the module of a face or a verb: where the pieces with what it imports are, and how long each is
     Firsts = dict[str, tuple[tuple[int, int], ...]]
 
 UNKNOWN = ("/nothing", 0, 0, 0, 0)
@@ -52,13 +52,15 @@ def start(here: str, tag: bytes = b"", index: Index | None = None, firsts: First
     if finder.parent not in sys.path:
         sys.path.append(finder.parent)
     entry = f"lamina.{sys.argv.pop(1)}.entry"
+    for offset, length in finder.firsts.pop(entry, ()):
+        finder.bring(offset, length)
     __import__(entry)
     status: int = sys.modules[entry].run()
     finder.keep()
     return status
 
 
-CODE = type(start.__code__)
+CODE, MODULE = type(start.__code__), type(sys)
 
 
 class Finder:
@@ -114,7 +116,7 @@ class Finder:
         """
         for name, code in self.piece(offset, length) or ():
             parent, _, child = name.rpartition(".")
-            if name in sys.modules or parent not in sys.modules:
+            if name in sys.modules or (parent and parent not in sys.modules):
                 continue
             spec = self.find_spec(name)
             if spec is None or type(spec.loader) is not Loader:
@@ -123,7 +125,17 @@ class Finder:
             spec._initializing = False  # type: ignore[attr-defined]  # an import of it asks for that, each time
             if code.co_filename != spec.origin:
                 _fix_co_filename(code, spec.origin)
-            sys.modules[name] = module = module_from_spec(spec)
+            sys.modules[name] = module = MODULE(name)
+            # as importlib has it (module_from_spec), which looks first whether a module has these already
+            module.__dict__.update(
+                __spec__=spec,
+                __loader__=spec.loader,
+                __package__=spec.parent,
+                __file__=spec.origin,
+                __cached__=spec.cached,
+            )
+            if spec.submodule_search_locations is not None:
+                module.__path__ = spec.submodule_search_locations
             try:
                 exec(code, module.__dict__)
             except BaseException as error:
@@ -131,7 +143,8 @@ class Finder:
                 if isinstance(error, Exception):
                     return
                 raise
-            setattr(sys.modules[parent], child, module)
+            if parent:
+                setattr(sys.modules[parent], child, module)
 
     def compiled(self, source: str) -> str:
         """Where Python keeps what it compiled *source* to, as `importlib.util` says, which is not imported."""
