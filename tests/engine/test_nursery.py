@@ -414,7 +414,7 @@ def test_who_gave_his_rights_up_has_nothing_done_by_the_nursery_that_has_them(
     if not child:
         os.setgid(65534)
         os.setuid(65534)
-        nursery._send(channel, request, writer)
+        nursery.send(channel, request, (writer,))
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     os.close(writer)

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from lamina.linux import _messages, messages, senders
+from lamina.linux import _messages, messages
 from lamina.linux.fd import Fd, owned
 from lamina.linux.messages import MSG_DONTWAIT, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, socketpair
 from support.held import held_descriptors
@@ -90,11 +90,11 @@ def test_who_sent_it_is_told(calls: ModuleType, pair: tuple[Fd, Fd]) -> None:
 
 def test_a_sender_is_known_by_a_descriptor_too(pair: tuple[Fd, Fd]) -> None:
     here, there = pair
-    senders.have_told(there)
+    messages.have_told(there)
     for calls in (_native, _messages):
         calls.send(here, b"x")
     for _ in range(2):
-        one = senders.received(there, 1, 0)
+        one = messages.received(there, 1, 0)
         assert one.sender == (os.getpid(), os.getuid(), os.getgid())
         if one.pidfd is not None:  # since Linux 6.5
             signal.pidfd_send_signal(one.pidfd, 0)
@@ -102,9 +102,9 @@ def test_a_sender_is_known_by_a_descriptor_too(pair: tuple[Fd, Fd]) -> None:
 
 def test_the_sender_of_what_comes_with_too_many_descriptors_is_not_known(pair: tuple[Fd, Fd]) -> None:
     here, there = pair
-    senders.have_told(there)
+    messages.have_told(there)
     messages.send(here, b"x", (int(here),) * 40)
-    found = senders.received(there, 1, 2)
+    found = messages.received(there, 1, 2)
     assert found.data == b"x" and found.sender is None
 
 

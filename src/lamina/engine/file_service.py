@@ -23,7 +23,7 @@ from lamina.engine.roots import become
 from lamina.engine.within import FAILURE, FIRST_FILE, RESULT, Carried, apart, frame, receive, send
 from lamina.errors import Corrupt, TimeoutExpired
 from lamina.linux.fd import Fd, ready
-from lamina.linux.senders import have_told, received
+from lamina.linux.messages import have_told, received
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.engine.within import Maps
-    from lamina.linux.senders import Sent
+    from lamina.linux.messages import Sent
 
     Owner = tuple[int, int]
     Answer = tuple[str, Any, Fd | None]

@@ -24,8 +24,7 @@ from stat import S_ISSOCK
 from lamina.engine.inherited import inherited, rights
 from lamina.linux.descriptors import POLLIN, fcntl, poll
 from lamina.linux.fd import Fd
-from lamina.linux.messages import SOCK_SEQPACKET, send, socketpair
-from lamina.linux.senders import have_told, received
+from lamina.linux.messages import SOCK_SEQPACKET, have_told, received, send, socketpair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from lamina.errors import LaminaError
-    from lamina.linux.senders import Sent
+    from lamina.linux.messages import Sent
     from lamina.store.root import Store
 else:
     import _signal as s

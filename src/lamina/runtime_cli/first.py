@@ -14,11 +14,11 @@ FIRST: dict[str, str] = {
     "lamina.runtime_cli.verbs.create": """
         lamina.runtime lamina.runtime.container lamina.errors lamina.linux lamina.linux.descriptors lamina.linux.fd
         lamina.runtime.bundle lamina.document lamina.linux.messages lamina.runtime.identity
-        lamina.runtime.container.directory lamina.runtime.container.groups lamina.linux.senders lamina.runtime.init
-        lamina.runtime.talk lamina.runtime.waits lamina.runtime.container.birth lamina.linux.packed
-        lamina.runtime.kept lamina.runtime.container.recipe lamina.runtime.container.configuration
-        lamina.linux.procfs lamina.runtime.rlimits lamina.runtime.facts lamina.runtime.container.creation
-        lamina.runtime_cli.asked lamina.runtime.cgroups lamina.runtime.cgroups.cgroup lamina.runtime.cgroups.layout
+        lamina.runtime.container.directory lamina.runtime.container.groups lamina.runtime.init lamina.runtime.talk
+        lamina.runtime.waits lamina.runtime.container.birth lamina.linux.packed lamina.runtime.kept
+        lamina.runtime.container.recipe lamina.runtime.container.configuration lamina.linux.procfs
+        lamina.runtime.rlimits lamina.runtime.facts lamina.runtime.container.creation lamina.runtime_cli.asked
+        lamina.runtime.cgroups lamina.runtime.cgroups.cgroup lamina.runtime.cgroups.layout
         lamina.runtime.cgroups.resources lamina.runtime.cgroups.making lamina.runtime.cgroups.devices
         lamina.runtime.cgroups.v1 lamina.runtime.cgroups.making_v2
     """,
@@ -37,24 +37,23 @@ FIRST: dict[str, str] = {
     "lamina.runtime_cli.verbs.run": """
         lamina.errors lamina.runtime lamina.runtime.container lamina.linux lamina.linux.descriptors lamina.linux.fd
         lamina.runtime.bundle lamina.document lamina.linux.messages lamina.runtime.identity
-        lamina.runtime.container.directory lamina.runtime.container.groups lamina.linux.senders lamina.runtime.init
-        lamina.runtime.talk lamina.runtime.waits lamina.runtime.container.birth lamina.linux.packed
-        lamina.runtime.kept lamina.runtime.container.recipe lamina.runtime.container.configuration
-        lamina.linux.procfs lamina.runtime.rlimits lamina.runtime.facts lamina.runtime.container.creation
-        lamina.runtime_cli.asked lamina.runtime_cli.verbs.create lamina.runtime.container.whole
-        lamina.runtime_cli.attending lamina.runtime.cgroups lamina.runtime.cgroups.cgroup
-        lamina.runtime.cgroups.layout lamina.runtime.cgroups.resources lamina.runtime.cgroups.making
-        lamina.runtime.cgroups.devices lamina.runtime.cgroups.v1 lamina.runtime.cgroups.making_v2
+        lamina.runtime.container.directory lamina.runtime.container.groups lamina.runtime.init lamina.runtime.talk
+        lamina.runtime.waits lamina.runtime.container.birth lamina.linux.packed lamina.runtime.kept
+        lamina.runtime.container.recipe lamina.runtime.container.configuration lamina.linux.procfs
+        lamina.runtime.rlimits lamina.runtime.facts lamina.runtime.container.creation lamina.runtime_cli.asked
+        lamina.runtime_cli.verbs.create lamina.runtime.container.whole lamina.runtime_cli.attending
+        lamina.runtime.cgroups lamina.runtime.cgroups.cgroup lamina.runtime.cgroups.layout
+        lamina.runtime.cgroups.resources lamina.runtime.cgroups.making lamina.runtime.cgroups.devices
+        lamina.runtime.cgroups.v1 lamina.runtime.cgroups.making_v2
     """,
     "lamina.runtime_cli.verbs.execute": """
         lamina.errors lamina.document lamina.runtime lamina.runtime.container lamina.linux lamina.linux.descriptors
         lamina.linux.fd lamina.linux.messages lamina.runtime.identity lamina.runtime.container.directory
-        lamina.runtime.bundle lamina.runtime.init lamina.runtime.command lamina.linux.senders lamina.runtime.talk
-        lamina.runtime.waits lamina.runtime.container.birth lamina.linux.packed lamina.runtime.kept
-        lamina.runtime.container.recipe lamina.linux.procfs lamina.runtime.rlimits lamina.runtime.facts
-        lamina.runtime.container.further lamina.runtime.container.groups lamina.runtime.container.begin
-        lamina.runtime.container.configuration lamina.runtime.container.join lamina.runtime_cli.asked
-        lamina.runtime_cli.attending lamina.runtime.cgroups lamina.runtime.cgroups.cgroup
-        lamina.runtime.cgroups.joining
+        lamina.runtime.bundle lamina.runtime.init lamina.runtime.command lamina.runtime.talk lamina.runtime.waits
+        lamina.runtime.container.birth lamina.linux.packed lamina.runtime.kept lamina.runtime.container.recipe
+        lamina.linux.procfs lamina.runtime.rlimits lamina.runtime.facts lamina.runtime.container.further
+        lamina.runtime.container.groups lamina.runtime.container.begin lamina.runtime.container.configuration
+        lamina.runtime.container.join lamina.runtime_cli.asked lamina.runtime_cli.attending lamina.runtime.cgroups
+        lamina.runtime.cgroups.cgroup lamina.runtime.cgroups.joining
     """,
 }

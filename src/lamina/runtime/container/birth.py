@@ -9,8 +9,16 @@ from errno import EMFILE, ENAMETOOLONG, ESRCH
 from lamina.errors import InvalidInput, KernelError, Unsupported
 from lamina.linux.descriptors import duplicate
 from lamina.linux.fd import Fd, owned
-from lamina.linux.messages import MSG_DONTWAIT, SOCK_SEQPACKET, SOCK_STREAM, connected, send, socketpair
-from lamina.linux.senders import have_told, received
+from lamina.linux.messages import (
+    MSG_DONTWAIT,
+    SOCK_SEQPACKET,
+    SOCK_STREAM,
+    connected,
+    have_told,
+    received,
+    send,
+    socketpair,
+)
 from lamina.runtime.init import init_file, sealed_file
 from lamina.runtime.talk import FAILURE, PID, failure
 from lamina.runtime.waits import CLONE_VFORK, CLONE_VM, Watch, reap
