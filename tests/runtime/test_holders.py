@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ from lamina.linux.files import statx
 from lamina.linux.mount import mount
 from lamina.linux.namespaces import setns, unshare
 from lamina.linux.numbers import number
-from lamina.runtime.holders import Old, look
+from lamina.runtime.holders import Old, look, mapped
 from lamina.runtime.holders import said as said_of
 from support.lives import until
 from support.namespaces import in_mount_namespace
@@ -46,6 +47,13 @@ def socket_under_another_name(place: Path) -> None:
     end.bind(os.fspath(place / "new"))
     os.rename(place / "new", place / "name")
     end.detach()
+
+
+def mapped_for_writing(place: Path) -> None:
+    with open(place / "name", "w+b") as file:
+        file.truncate(4096)
+        shared, libc = mmap.MAP_SHARED, ctypes.CDLL(None)  # Python's keeps the descriptor
+        libc.mmap(None, 4096, mmap.PROT_READ | mmap.PROT_WRITE, shared, file.fileno(), 0)
 
 
 def mounts_of_its_own(place: Path) -> None:
@@ -92,7 +100,8 @@ def held(tmp_path: Path, what: Callable[[Path], None], *, alone: bool) -> list[t
     old = Old(frozenset([(os.major(device), os.minor(device))]), mounts, frozenset())
     root = os.open("/", os.O_PATH)
     try:
-        return [(one.why, one.path) for one in look([pid], os.getpid(), root, old).holders]
+        found = [*look([pid], os.getpid(), root, old).holders, *mapped([pid], old)]
+        return [(one.why, one.path) for one in found]
     finally:
         os.close(root)
         os.kill(pid, signal.SIGKILL)
@@ -106,6 +115,7 @@ def held(tmp_path: Path, what: Callable[[Path], None], *, alone: bool) -> list[t
         (socket_of_another_network, "a socket bound to", "name"),
         (socket_of_a_network_that_was_left, "a socket bound to", "name"),
         (socket_under_another_name, "a socket bound to", "new"),
+        (mapped_for_writing, "mapped for writing", "name"),
         (mounts_of_its_own, "a mount namespace of its own, with the same root", ""),
         (written, "a file open for writing as descriptor", "name"),
     ],

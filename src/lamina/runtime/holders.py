@@ -133,12 +133,13 @@ def mapped(pids: Iterable[int], old: Old) -> list[Holder]:
     devices = {f"{major:02x}:{minor:02x}".encode() for major, minor in old.devices}
     for pid in sorted(pids):
         try:
-            with open(f"/proc/{pid}/maps", "rb") as file:
+            tid = next(iter(_living(pid)), pid)  # the first thread has no memory any more where it has ended
+            with open(f"/proc/{tid}/maps", "rb") as file:
                 for line in file:
                     fields = line.split(None, 5)
                     if len(fields) < 6 or fields[1][3:4] != b"s" or fields[3] not in devices:
                         continue
-                    if os.lstat(b"/proc/%d/map_files/%s" % (pid, fields[0])).st_mode & S_IWUSR:
+                    if os.lstat(b"/proc/%d/map_files/%s" % (tid, fields[0])).st_mode & S_IWUSR:
                         path = fields[5].rstrip(b"\n")
                         found.append(Holder(pid, command_of(pid), said(path), "mapped for writing"))
         except OSError as error:
