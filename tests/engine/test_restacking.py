@@ -15,7 +15,9 @@ from lamina import Container, Engine
 from lamina.engine.restacking import swapped_to
 from lamina.errors import Conflict, InvalidInput, LaminaError
 from lamina.linux.mountinfo import Mount, read_mountinfo
+from lamina.linux.numbers import number as number_of
 from lamina.runtime.cgroups import reopen
+from lamina.runtime.redirecting import is_possible
 from support.chains import Chain, digest
 from support.lives import said, state_of, until
 
@@ -344,6 +346,24 @@ def test_fifty_times_and_another_process_each_time(engine: Engine) -> None:
             return False
 
     assert sum(map(is_there, reopen(state_of(box)["cgroup"]).processes())) == 25
+
+
+ABANDONED = f"""
+os.mkdir('/tmp/deep'); os.chdir('/tmp/deep')
+def work():
+    print(os.getpid(), flush=True); time.sleep(1000)
+threading.Thread(target=work).start(); libc.syscall({number_of("exit")}, 0)
+"""
+
+
+@pytest.mark.skipif(not is_possible(), reason="written for x86-64 alone")
+def test_a_process_whose_first_thread_has_ended_follows(python_box: Container) -> None:
+    box, chain = python_box, Chain(python_box)
+    with Process(box, ABANDONED) as holder:
+        (tid,) = {int(name) for name in os.listdir(f"/proc/{holder.pid}/task")} - {holder.pid}
+        assert chain.freeze(consistency="refuse").swapped
+        there, root = os.stat(f"/proc/{tid}/cwd"), f"/proc/{state_of(box)['pid']}/root"
+        assert os.path.samestat(there, os.stat(f"{root}/tmp/deep"))
 
 
 @pytest.mark.usefixtures("tiny")

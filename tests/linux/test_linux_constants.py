@@ -16,7 +16,7 @@ KERNEL = """
     linux/fs.h linux/mount.h linux/fcntl.h linux/openat2.h linux/sched.h linux/stat.h linux/pidfd.h linux/nsfs.h
     linux/prctl.h linux/capability.h linux/securebits.h linux/seccomp.h linux/audit.h linux/filter.h linux/keyctl.h
     asm/resource.h asm/ioctls.h linux/sockios.h asm/poll.h linux/magic.h linux/memfd.h
-    linux/close_range.h linux/wait.h linux/xattr.h linux/limits.h
+    linux/close_range.h linux/wait.h linux/un.h linux/xattr.h linux/limits.h
 """
 LIBRARY = "sys/mount.h sys/resource.h signal.h poll.h fcntl.h sys/wait.h sys/ioctl.h net/if.h"
 ENUMS = ("FSCONFIG_",)  # no macros: #ifdef does not see them

@@ -403,7 +403,8 @@ def test_propagation_of_a_bind(tmp_path: Path, user: bool, word: str, expected: 
 
 
 @pytest.mark.parametrize(
-    "word", ["shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate"]
+    "word",
+    ["shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable", ""],
 )
 def test_propagation_of_the_root(tmp_path: Path, word: str) -> None:
     spec = small("/bin/cat", "/proc/self/mountinfo")

@@ -135,7 +135,7 @@ def test_it_calls_for_a_process_with_words_that_are_nowhere() -> None:
         def is_seen() -> bool:
             os.kill(pid, signal.SIGSTOP)
             until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "T")
-            redirecting._waits_for_a_child(pid, str(pid))
+            redirecting._waits_for_a_child(pid)
             words = Path(f"/proc/{pid}/syscall").read_text().split()
             os.kill(pid, signal.SIGCONT)
             return words[:2] == [str(number("clone3")), hex((1 << 64) - 1)]

@@ -41,7 +41,7 @@ _HOMES = {
         (
             "files",
             "FileHandle Statfs Statx copy_file_range ficlone fstatfs name_to_handle_at "
-            "open_by_handle_at openat2 renameat2 statfs statx",
+            "open_by_handle_at openat2 renameat2 statfs statx unix_file",
         ),
         (
             "procfs",

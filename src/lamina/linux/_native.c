@@ -13,6 +13,7 @@
 #include <Python.h>
 #include <errno.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
@@ -20,6 +21,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "walker.h"
@@ -118,14 +120,15 @@ static struct program *load(Py_buffer *steps, Py_buffer *arena, Py_buffer *reloc
     memcpy(p->values, given->buf, (size_t)given->len);
     memcpy(p->steps, steps->buf, (size_t)steps->len);
     memcpy(p->arena, arena->buf, (size_t)arena->len);
-    const uint32_t *offset = relocations->buf;
-    for (size_t i = 0; i < (size_t)relocations->len / sizeof *offset; i++) {
+    for (size_t i = 0; i < (size_t)relocations->len / sizeof(uint32_t); i++) {
+        uint32_t offset;
         uint64_t pointer;
-        if ((size_t)offset[i] + sizeof pointer > (size_t)arena->len)
+        memcpy(&offset, (const char *)relocations->buf + i * sizeof offset, sizeof offset);
+        if ((size_t)offset + sizeof pointer > (size_t)arena->len)
             goto malformed;
-        memcpy(&pointer, p->arena + offset[i], sizeof pointer);
+        memcpy(&pointer, p->arena + offset, sizeof pointer);
         pointer += (uint64_t)(uintptr_t)p->arena;
-        memcpy(p->arena + offset[i], &pointer, sizeof pointer);
+        memcpy(p->arena + offset, &pointer, sizeof pointer);
     }
     for (uint32_t i = 0; i < p->count; i++) {
         const struct step *s = &p->steps[i];
@@ -157,7 +160,7 @@ static struct program *parse_program(PyObject *args, const char *format, unsigne
     if (!PyArg_ParseTuple(args, format, &steps, &arena, &relocations, &registers, flags, cgroup, &PyList_Type, noted))
         return NULL;
     if ((size_t)steps.len % sizeof(struct step) || (size_t)registers.len % sizeof(int64_t)
-        || registers.len > MOST_REGISTERS * (Py_ssize_t)sizeof(int64_t))
+        || (size_t)relocations.len % sizeof(uint32_t) || registers.len > MOST_REGISTERS * (Py_ssize_t)sizeof(int64_t))
         PyErr_SetString(PyExc_ValueError, "malformed program");
     else
         p = load(&steps, &arena, &relocations, &registers);
@@ -235,6 +238,19 @@ static void forget_program(PyObject *capsule)
     }
 }
 
+/* A child of which nobody could be told ends, before the memory is gone that it may share with us. */
+static void take_back(int pidfd)
+{
+    struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+    Py_BEGIN_ALLOW_THREADS
+    raw(SYS_pidfd_send_signal, pidfd, SIGKILL, 0, 0, 0, 0);
+    while (raw(SYS_ppoll, (long)&ended, 1, 0, 0, 0, 0) == -EINTR)
+        ;
+    raw(SYS_waitid, P_PIDFD, pidfd, 0, WEXITED | WNOHANG, 0, 0);     /* unless the kernel reaps for this program */
+    raw(SYS_close, pidfd, 0, 0, 0, 0, 0);
+    Py_END_ALLOW_THREADS
+}
+
 PyDoc_STRVAR(spawn_doc, "spawn(steps, arena, relocations, registers, flags, cgroup, noted)\n\n"
     "Appends (pid, pidfd, program) to the list `noted`. clone3(2) with flags | CLONE_PIDFD; the child makes the calls. With CLONE_VM but without CLONE_VFORK the caller\n"
     "must keep `program` until the child has executed or is gone, and then call settle(). cgroup: for CLONE_INTO_CGROUP, else -1.");
@@ -273,9 +289,16 @@ static PyObject *native_spawn(PyObject *self, PyObject *args)
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     PyObject *capsule = PyCapsule_New(p, CAPSULE, forget_program);
-    PyObject *child = capsule ? Py_BuildValue("liN", pid, pidfd, capsule) : NULL;
+    PyObject *child = capsule ? Py_BuildValue("liO", pid, pidfd, capsule) : NULL;
     int result = child ? PyList_Append(noted, child) : -1;      /* before a signal handler of Python's can run */
+    if (result)
+        take_back(pidfd);
+    if (!capsule) {
+        settle(p);
+        discard(p);
+    }
     Py_XDECREF(child);
+    Py_XDECREF(capsule);
     if (result)
         return NULL;
     Py_RETURN_NONE;
@@ -316,7 +339,7 @@ static PyObject *native_syscall(PyObject *self, PyObject *args)
     }
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *item = PyTuple_GetItem(args, i);
-        if (item == Py_None)
+        if (item == Py_None && i > 0)
             continue;
         if (PyLong_Check(item)) {
             value[i] = (long)PyLong_AsUnsignedLongLongMask(item);

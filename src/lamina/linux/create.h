@@ -60,7 +60,10 @@ static PyObject *native_create_files(PyObject *self, PyObject *files)
     (void)self;
     if (!PyList_Check(files))
         return PyErr_Format(PyExc_TypeError, "create_files takes a list");
-    Py_ssize_t count = PyList_Size(files), held = 0, made = 0;
+    PyObject *own = PyList_GetSlice(files, 0, PyList_Size(files)); /* another thread may change that one meanwhile */
+    if (!own)
+        return NULL;
+    Py_ssize_t count = PyList_Size(own), held = 0, made = 0;
     struct new_file *list = PyMem_Calloc((size_t)count + 1, sizeof *list);
     Py_buffer *buffers = PyMem_Calloc((size_t)count + 1, sizeof *buffers);
     PyObject *result = NULL;
@@ -71,7 +74,7 @@ static PyObject *native_create_files(PyObject *self, PyObject *files)
     }
     for (; held < count; held++) {
         struct new_file *f = &list[held];
-        PyObject *item = PyList_GetItem(files, held);
+        PyObject *item = PyList_GetItem(own, held);
         long long uid, gid, seconds;
         long nanoseconds;
         if (!item || !PyTuple_Check(item)) {
@@ -98,6 +101,7 @@ done:
         PyBuffer_Release(&buffers[--held]);
     PyMem_Free(list);
     PyMem_Free(buffers);
+    Py_DECREF(own);
     return result;
 }
 

@@ -106,7 +106,34 @@ static PyObject *native_socketpair(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "i", &type)
         || patient(SYS_socketpair, AF_UNIX, type | SOCK_CLOEXEC, 0, (long)ends, 0) < 0)
         return NULL;
-    return Py_BuildValue("ii", ends[0], ends[1]);
+    PyObject *told = Py_BuildValue("ii", ends[0], ends[1]);
+    for (int i = 0; !told && i < 2; i++)
+        raw(SYS_close, ends[i], 0, 0, 0, 0, 0);
+    return told;
+}
+
+/* All of the descriptors of a message into a list, or, with none, closed. 0, or -1 with an exception. */
+static int each_right(struct msghdr *message, PyObject *list)
+{
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part; part = CMSG_NXTHDR(message, part)) {
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            int one;
+            memcpy(&one, CMSG_DATA(part) + i * sizeof one, sizeof one);
+            if (!list) {
+                raw(SYS_close, one, 0, 0, 0, 0, 0);
+                continue;
+            }
+            PyObject *number = PyLong_FromLong(one);
+            int result = number ? PyList_Append(list, number) : -1;
+            Py_XDECREF(number);
+            if (result)
+                return -1;
+        }
+    }
+    return 0;
 }
 
 PyDoc_STRVAR(receive_doc, "receive(fd, most) -> (list of descriptors, whether there were more)\n\n"
@@ -127,20 +154,12 @@ static PyObject *native_receive(PyObject *self, PyObject *args)
         .msg_controllen = CMSG_SPACE((size_t)most * sizeof(int))};
     if (patient(SYS_recvmsg, fd, (long)&message, MSG_CMSG_CLOEXEC, 0, 0) < 0)
         return NULL;
-    PyObject *received = PyList_New(0);
-    for (struct cmsghdr *part = CMSG_FIRSTHDR(&message); part; part = CMSG_NXTHDR(&message, part)) {
-        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
-            continue;
-        size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < count; i++) {
-            int one;
-            memcpy(&one, CMSG_DATA(part) + i * sizeof one, sizeof one);
-            PyObject *number = received ? PyLong_FromLong(one) : NULL;
-            if (!number || PyList_Append(received, number))
-                Py_CLEAR(received);
-            Py_XDECREF(number);
-        }
-    }
-    return received ? Py_BuildValue("NO", received, message.msg_flags & MSG_CTRUNC ? Py_True : Py_False) : NULL;
+    PyObject *received = PyList_New(0), *told = NULL;
+    if (received && each_right(&message, received) == 0)
+        told = Py_BuildValue("OO", received, message.msg_flags & MSG_CTRUNC ? Py_True : Py_False);
+    if (!told)
+        each_right(&message, NULL);     /* nobody else knows of them */
+    Py_XDECREF(received);
+    return told;
 }
 #endif

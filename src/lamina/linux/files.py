@@ -15,6 +15,7 @@ from lamina.linux.constants import (
     AT_SYMLINK_NOFOLLOW,
     FICLONE,
     MAX_HANDLE_SZ,
+    SIOCUNIXFILE,
     STATX_BASIC_STATS,
     STATX_BTIME,
     STATX_MNT_ID,
@@ -159,6 +160,15 @@ def ficlone(dest_fd: int, src_fd: int) -> None:
     Raises KernelError: EOPNOTSUPP where the file system cannot, EXDEV across file systems.
     """
     syscall("ioctl", dest_fd, FICLONE, int(src_fd), target="FICLONE")
+
+
+def unix_file(sock: int) -> Fd:
+    """The file that the AF_UNIX socket *sock* is bound to, whatever its name is by now, as an O_PATH descriptor.
+
+    SIOCUNIXFILE, in linux/un.h, since Linux 4.12. ENOENT where it is bound to none, EPERM without CAP_NET_ADMIN over
+    the socket's network namespace; of other sockets EINVAL, ENOTTY or what their protocol says.
+    """
+    return opened("ioctl", sock, SIOCUNIXFILE, None, target="SIOCUNIXFILE")  # close-on-exec
 
 
 def copy_file_range(

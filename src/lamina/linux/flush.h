@@ -31,7 +31,7 @@ static void flush_one(void *given, long at)
 }
 
 PyDoc_STRVAR(flush_doc, "flush(fds, meanwhile=None): fsync(2) of each descriptor of a list, all of them at once; *meanwhile* is\n"
-    "called, if it is given, while the disk is waited for. Raises what that raises, or OSError, when all have been tried, for\n"
+    "called, if it is given, while the disk is waited for; it does not fork. Raises what that raises, or OSError, when all have been tried, for\n"
     "the first of the list that failed.");
 static PyObject *native_flush(PyObject *self, PyObject *args)
 {
@@ -49,11 +49,16 @@ static PyObject *native_flush(PyObject *self, PyObject *args)
         int is_first = begin == 0 && meanwhile != Py_None;
         for (int at = 0; at < some; at++) {
             PyObject *fd = PyList_GetItem(fds, begin + at);
-            files[at].fd = fd == NULL ? -1 : (int)PyLong_AsLong(fd);
+            long number = fd == NULL ? -1 : PyLong_AsLong(fd);
+            files[at].fd = (int)number;
+            if (files[at].fd != number)
+                PyErr_SetString(PyExc_OverflowError, "a descriptor is an int of C");
             if (PyErr_Occurred())
                 return NULL;
         }
+        Py_BEGIN_ALLOW_THREADS      /* where much is to be written, it waits for room in the disk's queue */
         begin_writing(files, some);
+        Py_END_ALLOW_THREADS
         struct shared *shared = begin_apart(flush_one, files, some, 1, some - !is_first);
         if (shared == NULL)
             return PyErr_NoMemory();

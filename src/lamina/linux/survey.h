@@ -153,6 +153,13 @@ static PyObject *said_of_lock(const struct asked *asked, Py_ssize_t directory)
     return found->error ? failed(asked, directory, 0, found->error) : PyBool_FromLong(found->is_held);
 }
 
+/* What is in a bytes object, as long as that is there; NULL with an exception. */
+static const char *path_in(PyObject *bytes)
+{
+    char *path;
+    return bytes != NULL && PyBytes_AsStringAndSize(bytes, &path, NULL) == 0 ? path : NULL;   /* without a null byte */
+}
+
 /* A list of what `said` makes of each of `names`, a list of bytes. */
 static PyObject *of_each(struct asked *asked, PyObject *names, PyObject *(*said)(const struct asked *, Py_ssize_t))
 {
@@ -167,7 +174,7 @@ static PyObject *of_each(struct asked *asked, PyObject *names, PyObject *(*said)
     if (asked->names == NULL || asked->found == NULL)
         PyErr_NoMemory();
     for (Py_ssize_t at = 0; !PyErr_Occurred() && at < asked->directories; at++)
-        asked->names[at] = PyBytes_AsString(PyList_GetItem(own, at));
+        asked->names[at] = path_in(PyList_GetItem(own, at));
     if (!PyErr_Occurred()) {
         int result;
         Py_BEGIN_ALLOW_THREADS
@@ -203,7 +210,7 @@ static PyObject *native_survey(PyObject *self, PyObject *args)
         return NULL;
     }
     for (Py_ssize_t at = 0; at < asked.count; at++)
-        if ((asked.files[at] = PyBytes_AsString(PyTuple_GetItem(files, at))) == NULL)
+        if ((asked.files[at] = path_in(PyTuple_GetItem(files, at))) == NULL)
             return NULL;
     return of_each(&asked, names, said_of_looks);
 }
@@ -218,7 +225,7 @@ static PyObject *native_locked(PyObject *self, PyObject *args)
     (void)self;
     if (!PyArg_ParseTuple(args, "iO!O", &asked.directory, &PyList_Type, &names, &file))
         return NULL;
-    if ((asked.files[0] = PyBytes_AsString(file)) == NULL)
+    if ((asked.files[0] = path_in(file)) == NULL)
         return NULL;
     return of_each(&asked, names, said_of_lock);
 }

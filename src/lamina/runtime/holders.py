@@ -4,13 +4,14 @@ What is looked for is whatever would go on with the old one when the root has be
 through, and what would lose touch with the new one. A file that is open for reading only, a program or a library that
 is mapped does neither, and is not looked for.
 
-Sources: proc_pid_fd(5), proc_pid_fdinfo(5), proc_pid_cwd(5), proc_pid_map_files(5), kcmp(2), unix(7), inotify(7).
+Sources: proc_pid_fd(5), proc_pid_fdinfo(5), proc_pid_cwd(5), proc_pid_map_files(5), kcmp(2), unix(7), inotify(7),
+pidfd_getfd(2).
 """
 
 from __future__ import annotations
 
 import os
-from errno import EACCES, EINVAL, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM, ESRCH, EXDEV
+from errno import EACCES, EBADF, EINVAL, ENAMETOOLONG, ENOENT, ENOTTY, EPERM, ESRCH, EXDEV
 from stat import S_ISDIR, S_ISFIFO, S_ISREG, S_IWUSR
 
 from lamina.errors import KernelError
@@ -19,6 +20,7 @@ from lamina.linux.constants import (
     AT_FDCWD,
     AT_STATX_DONT_SYNC,
     OVERLAYFS_SUPER_MAGIC,
+    PIDFD_THREAD,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_XDEV,
@@ -27,9 +29,10 @@ from lamina.linux.constants import (
     STATX_NLINK,
     STATX_TYPE,
 )
-from lamina.linux.files import openat2, statfs, statx
+from lamina.linux.files import openat2, statfs, statx, unix_file
 from lamina.linux.mountinfo import read_mount_ids, read_mountinfo
-from lamina.linux.process import KCMP_FILES, KCMP_FS, kcmp
+from lamina.linux.process import KCMP_FILES, KCMP_FS, kcmp, pidfd_getfd, pidfd_open
+from lamina.runtime.bound_sockets import GONE, address, is_unix, names_of
 from lamina.values import value
 
 TYPE_CHECKING = False
@@ -41,7 +44,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-GONE = (ENOENT, ESRCH, ENOTDIR)
 # what the mount table of a process is refused with that is ending, and has let go of its mounts (fs/proc_namespace.c)
 MOUNTLESS = (*GONE, EINVAL)
 LONGEST_SAID = 80
@@ -131,12 +133,13 @@ def mapped(pids: Iterable[int], old: Old) -> list[Holder]:
     devices = {f"{major:02x}:{minor:02x}".encode() for major, minor in old.devices}
     for pid in sorted(pids):
         try:
-            with open(f"/proc/{pid}/maps", "rb") as file:
+            tid = next(iter(_living(pid)), pid)  # the first thread has no memory any more where it has ended
+            with open(f"/proc/{tid}/maps", "rb") as file:
                 for line in file:
                     fields = line.split(None, 5)
                     if len(fields) < 6 or fields[1][3:4] != b"s" or fields[3] not in devices:
                         continue
-                    if os.lstat(b"/proc/%d/map_files/%s" % (pid, fields[0])).st_mode & S_IWUSR:
+                    if os.lstat(b"/proc/%d/map_files/%s" % (tid, fields[0])).st_mode & S_IWUSR:
                         path = fields[5].rstrip(b"\n")
                         found.append(Holder(pid, command_of(pid), said(path), "mapped for writing"))
         except OSError as error:
@@ -201,7 +204,8 @@ class _Looking:
         self.directories: list[Directory] = []
         self._elsewhere: dict[int, bool] = {}  # other mount namespaces: whether they have something of it
         self._mute = False  # whether a file system did not answer: no other one is asked then
-        self._sockets: dict[bytes, int] = {}  # their inodes, and who has one
+        # by inode, who has it: process, thread, descriptor
+        self._sockets: dict[bytes, tuple[int, int, int]] = {}
         self._networks: dict[int, str] = {}  # network namespaces of threads, and a thread's place in /proc
 
     def hold(self, pid: int, why: str, path: bytes) -> None:
@@ -283,7 +287,7 @@ class _Looking:
         target = _path_of(link)
         kind, _, rest = target.partition(b":[")
         if kind == b"socket":
-            self._sockets.setdefault(rest.rstrip(b"]"), pid)
+            self._sockets.setdefault(rest.rstrip(b"]"), (pid, int(place.rpartition("/")[2]), int(fd)))
             if int(_fdinfo(f"{place}/fdinfo/{fd}").get(b"scm_fds", b"0")):
                 self.hold(pid, f"descriptors on their way through a socket, descriptor {fd}", b"")
         elif kind == b"mnt":
@@ -333,17 +337,48 @@ class _Looking:
     # -- sockets with a name in the file system: who connects looks for the old inode
 
     def at_sockets(self) -> None:
-        """Those of all the processes at once: a network namespace has one list of them."""
-        for place in self._networks.values():
-            try:
-                with open(f"{place}/net/unix", "rb") as file:
-                    for line in file:
-                        fields = line.rstrip(b"\n").split(None, 7)
-                        if len(fields) == 8 and fields[6] in self._sockets and self._is_bound_here(fields[7]):
-                            self.hold(self._sockets[fields[6]], "a socket bound to", fields[7])
-            except OSError as error:
-                if error.errno not in GONE:
-                    raise
+        """Those of all the processes at once: a network namespace has one list of them. In none is what was made in
+        one that nobody is in any more, or in another container, or by this machine.
+        """
+        names = names_of(self._sockets, self._networks.values())
+        for inode, (pid, tid, fd) in self._sockets.items():
+            name = names.get(inode)
+            if name is None and not is_unix(f"/proc/{pid}/task/{tid}/fd/{fd}"):
+                continue
+            if name != b"":
+                try:
+                    self._at_socket(pid, tid, fd, name)
+                except OSError as error:
+                    if error.errno not in GONE:
+                        raise
+
+    def _at_socket(self, pid: int, tid: int, fd: int, name: bytes | None) -> None:
+        """Hold it where it is bound to a file here, whatever that is called by now: the socket itself says which."""
+        try:
+            with pidfd_open(tid, 0 if tid == pid else PIDFD_THREAD) as pidfd, pidfd_getfd(pidfd, fd) as end:
+                name = address(end) if name is None else name
+                bound = bool(name) and not name.startswith(b"\0") and self._leads_end_here(pid, end, name)
+        except KernelError as error:
+            if error.errno not in (EACCES, EPERM, EBADF, EINVAL):
+                raise
+            if name is None:  # nor can it be told what it is bound to
+                self.hold(pid, "a socket that cannot be looked at", b"")
+                return
+            bound = self._is_bound_here(name)
+        if bound and name is not None:
+            self.hold(pid, "a socket bound to", name)
+
+    def _leads_end_here(self, pid: int, end: int, name: bytes) -> bool:
+        try:
+            with unix_file(end) as file:
+                there = statx(file, b"", _UNASKED, _WHERE)
+                return bool(there.nlink) and self._is_old(pid, there, f"/proc/self/fd/{int(file)}")
+        except KernelError as error:
+            if error.errno == EPERM:  # of a network namespace that is not ours
+                return self._is_bound_here(name)
+            if error.errno in (EINVAL, ENOENT, ENOTTY):
+                return False
+            raise
 
     def _is_bound_here(self, path: bytes) -> bool:
         if path.startswith(b"@"):

@@ -18,7 +18,8 @@ from __future__ import annotations
 import os
 import struct
 import time
-from errno import EINVAL, EIO, EPERM, ESRCH
+from contextlib import suppress
+from errno import EINVAL, EIO, ENOENT, EPERM, ESRCH
 from stat import S_IXGRP, S_IXOTH, S_IXUSR
 
 from lamina.errors import KernelError, TimeoutExpired
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from lamina.runtime.holders import Directory
 
+ENDED = (ENOENT, ESRCH)
 SIGTRAP, SYSCALL_STOP = 5, 5 | 0x80
 PATIENCE = 2.0  # seconds for a thread to stop, which takes microseconds
 RED_ZONE = 128
@@ -88,25 +90,30 @@ def why_not(one: Directory) -> str:
         return "it is being traced"
     if status[b"State"][:1] in b"Tt":
         return "it is stopped"
-    if any(_waits_for_a_child(one.pid, tid) for tid in os.listdir(f"/proc/{one.pid}/task")):
+    if any(_waits_for_a_child(int(tid)) for tid in os.listdir(f"/proc/{one.pid}/task")):
         return "it waits for its child to begin"
     if len(one.path) > _LONGEST_PATH or not one.path.startswith(b"/"):
         return "its path is too long, or has no beginning"
     if not _may_enter(status, one):
         return "it could not enter that directory again"
-    return "" if _gate(one.pid) else "it has no vDSO"
+    return "" if _gate(one.tid) else "it has no vDSO"
 
 
-def _waits_for_a_child(pid: int, tid: str) -> bool:
+def _waits_for_a_child(tid: int) -> bool:
     """Whether it is in a vfork(2), where nothing but its end stops it before the child has executed something."""
-    with open(f"/proc/{pid}/task/{tid}/syscall", "rb", buffering=0) as file:
-        words = file.read(256).split()
+    try:
+        with open(f"/proc/{tid}/syscall", "rb", buffering=0) as file:
+            words = file.read(256).split()
+    except OSError as error:
+        if error.errno not in ENDED:
+            raise
+        return False
     call = int(words[0]) if words[0].isdigit() else -1
     if call == number("clone3"):
         where = int(words[1], 16)
         if where > _HIGHEST:  # nothing is there: the call fails at once, but who can say what comes next
             return True
-        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        with open(f"/proc/{tid}/mem", "rb", buffering=0) as memory:
             memory.seek(where)
             return bool(int.from_bytes(memory.read(8), "little") & _CLONE_VFORK)
     return call == number("vfork") or (call == number("clone") and bool(int(words[1], 16) & _CLONE_VFORK))
@@ -121,29 +128,29 @@ def _may_enter(status: dict[bytes, bytes], one: Directory) -> bool:
     path = b""
     for name in one.path.split(b"/"):
         path += b"/" + name if name else b""
-        there = os.lstat(b"/proc/%d/root%s" % (one.pid, path or b"/."))
+        there = os.lstat(b"/proc/%d/root%s" % (one.tid, path or b"/."))
         bit = S_IXUSR if there.st_uid == uid else S_IXGRP if there.st_gid in groups else S_IXOTH
         if not there.st_mode & bit or (
-            bit != S_IXOTH and not there.st_mode & S_IXOTH and _has_acl(one.pid, path)
+            bit != S_IXOTH and not there.st_mode & S_IXOTH and _has_acl(one.tid, path)
         ):
             return False
     return True
 
 
-def _has_acl(pid: int, path: bytes) -> bool:
+def _has_acl(tid: int, path: bytes) -> bool:
     try:
-        return "system.posix_acl_access" in os.listxattr(b"/proc/%d/root%s" % (pid, path or b"/."))
+        return "system.posix_acl_access" in os.listxattr(b"/proc/%d/root%s" % (tid, path or b"/."))
     except OSError:
         return True
 
 
-def _gate(pid: int) -> int:
+def _gate(tid: int) -> int:
     """Where in its memory there is an instruction for a system call that is the kernel's own; 0 for nowhere."""
-    with open(f"/proc/{pid}/auxv", "rb", buffering=0) as file:
+    with open(f"/proc/{tid}/auxv", "rb", buffering=0) as file:
         words = file.read(4096)
     for key, where in struct.iter_unpack("=QQ", words[: len(words) // 16 * 16]):
         if key == _AT_SYSINFO_EHDR:
-            with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            with open(f"/proc/{tid}/mem", "rb", buffering=0) as memory:
                 try:
                     memory.seek(where)
                     code = memory.read(1 << 13)
@@ -197,14 +204,38 @@ class Moving:
         self._end = 0.0  # until when its threads may take to stop, all of them together
         try:
             for name in os.listdir(f"/proc/{one.pid}/task"):
-                self._seize(int(name))
-                self._seized.append(int(name))
-                if os.stat(f"/proc/{one.pid}/task/{name}/ns/mnt").st_ino != one.space:
-                    raise ProcessLookupError(ESRCH, os.strerror(ESRCH))
-                interrupt(int(name))
+                self._have_stop(int(name))
+            if one.tid not in self._seized:
+                raise ProcessLookupError(ESRCH, os.strerror(ESRCH))
         except BaseException:
             self.let_go()
             raise
+
+    def _have_stop(self, tid: int) -> None:
+        """One that has ended is left out: the first one stays, as a zombie, as long as there are others."""
+        try:
+            self._seize(tid)
+        except KernelError:
+            if self._space_of(tid):
+                raise
+            return
+        self._seized.append(tid)
+        if self._space_of(tid) not in (self.one.space, 0):
+            raise ProcessLookupError(ESRCH, os.strerror(ESRCH))
+        try:
+            interrupt(tid)
+        except KernelError as error:
+            if error.errno != ESRCH:  # it ends: which waiting for it will say
+                raise
+
+    def _space_of(self, tid: int) -> int:
+        """Its mount namespace, as Directory has it; 0 where it has ended."""
+        try:
+            return os.stat(f"/proc/{self.one.pid}/task/{tid}/ns/mnt").st_ino
+        except OSError as error:
+            if error.errno not in ENDED:
+                raise
+            return 0
 
     def _seize(self, tid: int) -> None:
         try:
@@ -220,13 +251,22 @@ class Moving:
     def move(self) -> str:
         """Have it change its directory, once nothing else holds it, and go on; why not, or "" when it did."""
         try:
-            for tid in self._seized:
-                self._await(tid)
+            for tid in [*self._seized]:
+                self._await_any(tid)
             return self._change() if self._is_there() else ""
         except (OSError, TimeoutExpired) as error:
             return "it has ended" if isinstance(error, ProcessLookupError | ChildProcessError) else str(error)
         finally:
             self.let_go()
+
+    def _await_any(self, tid: int) -> None:
+        """Those that end instead, but for the one that is to make the call, are out of it."""
+        try:
+            self._await(tid)
+        except (ProcessLookupError, ChildProcessError):
+            if tid == self.one.tid:
+                raise
+            self._seized.remove(tid)
 
     def let_go(self) -> None:
         """It goes on. One that has not stopped yet is waited for: only then it can be let go."""
@@ -235,8 +275,11 @@ class Moving:
             try:
                 self._halt(tid)
                 resume(tid, PTRACE_DETACH)
-            except (OSError, TimeoutExpired):
-                continue  # it has ended; or it goes on when this thread ends
+            except TimeoutExpired:
+                continue  # it goes on when this thread ends
+            except OSError:  # it has ended, of which somebody else hears when we have
+                with suppress(OSError):
+                    stopped(tid)
         self._seized, self._stopped = [], set()
 
     def _is_there(self) -> bool:
@@ -246,7 +289,7 @@ class Moving:
 
     def _change(self) -> str:
         tid, text = self.one.tid, self.one.path + b"\0"
-        before, mask, gate = registers(tid), blocked_signals(tid), _gate(self.one.pid)
+        before, mask, gate = registers(tid), blocked_signals(tid), _gate(tid)
         values = list(REGISTERS.unpack(before)) if len(before) == REGISTERS.size else []
         if not values or values[_CS] != _USER_64 or not gate:
             return "it executes code of 32 bits"
@@ -255,7 +298,7 @@ class Moving:
         place = (values[_RSP] - RED_ZONE - len(text)) & ~15
         if not 0 <= place <= _HIGHEST:
             return "there is no room below its stack"
-        with Fd(os.open(f"/proc/{self.one.pid}/mem", os.O_RDWR | os.O_CLOEXEC)) as memory:
+        with Fd(os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)) as memory:
             there = os.pread(memory, len(text), place)
             if len(there) != len(text):
                 return "there is no room below its stack"

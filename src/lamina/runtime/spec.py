@@ -155,7 +155,7 @@ LINUX = {
     "namespaces": [{"type!": frozenset(FLAGS), "path": STRING}],
     "resources": RESOURCES,
     "cgroupsPath": STRING,
-    "rootfsPropagation": frozenset(PROPAGATION),
+    "rootfsPropagation": frozenset((*PROPAGATION, "")),  # runc's and crun's word for nothing said
     "seccomp": SECCOMP,
     "sysctl": {"*": STRING},
     "maskedPaths": STRINGS,
