@@ -151,6 +151,24 @@ def test_what_a_container_writes_that_need_not_be_on_the_disk_is_not_waited_for(
     found = calls(monkeypatch, lambda: box.snapshot("first"))
     assert waits_of(found) == []
     assert (box.files / "n").read_text() == "1"
+    assert waits_of(calls(monkeypatch, lambda: box.rewind("first"))) == []
+
+
+def test_going_back_is_one_change(engine: Engine, monkeypatch: pytest.MonkeyPatch, order: str) -> None:
+    box = engine.create("tiny", ["true"], name="box")
+    (box.files / "n").write_text("1")
+    box.snapshot("first")
+    (box.files / "n").write_text("2")
+    found = calls(monkeypatch, lambda: box.rewind("first"))
+    home = str(place_of(box))
+    assert waits_of(found) == [[f"{home}/container.json.new"], [home]]
+    # nothing goes before that is on the disk
+    gone = [
+        at
+        for at, (what, path) in enumerate(found)
+        if what == "from" and "/upper-" in path and "." not in path
+    ]
+    assert found.index(("sync", home)) < gone[-1]
 
 
 def test_of_one_that_runs_the_directory_it_was_moved_from_is_on_the_disk_as_well(
