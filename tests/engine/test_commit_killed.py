@@ -129,7 +129,7 @@ def collect_at_every_step(place: Path) -> None:
         def collect(name: str, seen: list[str] = seen, number: int = number) -> None:
             seen.append(name)
             # from there on the commit has the turn on the images
-            if len(seen) == number and "image.write" not in seen:
+            if len(seen) == number and "image.rename" not in seen:
                 trace.hook = None
                 Engine(place / "store").storage.collect()
                 trace.hook = collect
@@ -137,7 +137,7 @@ def collect_at_every_step(place: Path) -> None:
         trace.hook = collect
         made = box.commit("made:1")
         trace.hook = None
-        is_there = "image.write" in seen[:number]
+        is_there = "image.rename" in seen[:number]
         engine.storage.collect()
         assert shown_by(engine, "made:1") == {"new"}, seen[number - 1]
         assert engine.storage.check(rehash=True).findings == (), seen[number - 1]

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from lamina import Container, Engine
-from lamina.engine import committed_image
+from lamina.engine import committed_image, freezing
 from lamina.engine.burials import sweep
 from lamina.errors import Unsupported
 from lamina.image.documents import DEFAULT_LIMITS
 from lamina.linux import flush
-from lamina.store import trace
+from lamina.store import lock, order_of_names, tags, trace
 from lamina.store.layers import tree_of
 from lamina.store.lock import Lock
 from lamina.values import replace
@@ -30,10 +30,20 @@ from support.written import put
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox"), pytest.mark.usefixtures("tiny")]
 
 
+KEPT, UNKNOWN = "kept", "unknown"
+
+
 @pytest.fixture(autouse=True)
 def _unwatched() -> Iterator[None]:
     yield
     trace.hook = None
+
+
+@pytest.fixture(params=[KEPT, UNKNOWN])
+def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether the file system keeps the order of changes of names."""
+    monkeypatch.setattr(order_of_names, "keeps_order", lambda _: request.param == KEPT)
+    return str(request.param)
 
 
 def calls(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> list[tuple[str, str]]:
@@ -70,14 +80,27 @@ def over_an_image(engine: Engine, place: Path) -> Container:
 
 
 def check_content_first(found: list[tuple[str, str]]) -> None:
-    """Every record that gets its name has its content on the disk."""
-    for at, (what, path) in enumerate(found):
-        if what == "from" and path.endswith(".json.new"):
-            assert ("sync", path) in found[:at], path
+    """Every file that gets its name has its content on the disk, before anything of the container is moved."""
+    moved = next(at for at, (what, path) in enumerate(found) if what == "to" and path.endswith("/fs"))
+    files = [path for what, path in found if what == "from" and (".json." in path or "/partial/" in path)]
+    assert len(files) >= 3
+    for path in files:
+        assert ("sync", path) in found[:moved], path
+
+
+def waits_of(found: list[tuple[str, str]]) -> list[list[str]]:
+    """What is waited for together."""
+    groups: list[list[str]] = [[]]
+    for what, path in found:
+        if what == "sync":
+            groups[-1].append(path)
+        elif groups[-1]:
+            groups.append([])
+    return [group for group in groups if group]
 
 
 def test_content_is_on_the_disk_before_its_name_and_a_layer_before_who_names_it(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     box = engine.create("tiny", ["true"], name="box")
     (box.files / "n").write_text("1")
@@ -91,11 +114,61 @@ def test_content_is_on_the_disk_before_its_name_and_a_layer_before_who_names_it(
     begun, ended = [at for at, one in enumerate(found) if one == ("to", f"{home}/container.json")]
     assert found.index(("sync", f"{stage}/layer.json")) < begun < moved < named < ended
     snapshot = next(at for at, (what, path) in enumerate(found) if what == "to" and "/snapshots/" in path)
-    for synced in (layer, layers):
-        assert named < found.index(("sync", synced)) < snapshot < ended
+    assert named < snapshot < ended
+    if order == KEPT:  # one wait for all names: a disk that has a later one has the earlier ones
+        assert len(waits_of(found)) == 2
+        assert "sync" not in {what for what, _ in found[begun:ended]}
+        assert found.index(("sync", layer)) > ended < found.index(("sync", layers))
+    else:
+        assert len(waits_of(found)) == 3
+        for synced in (layer, layers):
+            assert named < found.index(("sync", synced)) < snapshot
     # the directory from which it was moved as well: else the disk may have one directory by two names
     for directory in (f"{home}/snapshots", home):
         assert found.index(("sync", directory), ended) > ended
+
+
+def test_a_large_directory_is_on_the_disk_before_the_upper_has_another_name(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """Two blocks of it may be written one without the other."""
+    box = engine.create("tiny", ["true"], name="box")
+    (box.files / "n").write_text("1")
+    monkeypatch.setattr(freezing, "_is_large", lambda home: True)
+    home = str(place_of(box))
+    found = calls(monkeypatch, lambda: box.snapshot("first"))
+    begun, _ = [at for at, one in enumerate(found) if one == ("to", f"{home}/container.json")]
+    moved = next(at for at, (what, path) in enumerate(found) if what == "to" and path.endswith("/fs"))
+    assert (("sync", home) in found[begun:moved]) == (order == UNKNOWN)
+    assert len(waits_of(found)) == (2 if order == KEPT else 4)
+
+
+def test_what_a_container_writes_that_need_not_be_on_the_disk_is_not_waited_for(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    box = engine.create("tiny", ["true"], name="box", durability="none")
+    (box.files / "n").write_text("1")
+    found = calls(monkeypatch, lambda: box.snapshot("first"))
+    assert waits_of(found) == []
+    assert (box.files / "n").read_text() == "1"
+    assert waits_of(calls(monkeypatch, lambda: box.rewind("first"))) == []
+
+
+def test_going_back_is_one_change(engine: Engine, monkeypatch: pytest.MonkeyPatch, order: str) -> None:
+    box = engine.create("tiny", ["true"], name="box")
+    (box.files / "n").write_text("1")
+    box.snapshot("first")
+    (box.files / "n").write_text("2")
+    found = calls(monkeypatch, lambda: box.rewind("first"))
+    home = str(place_of(box))
+    assert waits_of(found) == [[f"{home}/container.json.new"], [home]]
+    # nothing goes before that is on the disk
+    gone = [
+        at
+        for at, (what, path) in enumerate(found)
+        if what == "from" and "/upper-" in path and "." not in path
+    ]
+    assert found.index(("sync", home)) < gone[-1]
 
 
 def test_of_one_that_runs_the_directory_it_was_moved_from_is_on_the_disk_as_well(
@@ -136,32 +209,30 @@ def test_a_layer_that_has_its_old_name_as_well_is_not_swept_away(engine: Engine)
 
 
 def test_what_an_image_consists_of_is_on_the_disk_before_it(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: str
 ) -> None:
     box = over_an_image(engine, tmp_path)
     put(box, "n", "1")
     found = calls(monkeypatch, lambda: box.commit("made:1"))
     check_content_first(found)
+    assert len(waits_of(found)) == (2 if order == KEPT else 3)
     store = os.fsdecode(engine.store.path)
     [blob] = [at for at, (what, path) in enumerate(found) if what == "to" and "/blobs/sha256/" in path]
     [record] = [at for at, (what, path) in enumerate(found) if what == "to" and "/images/records/" in path]
     [name] = [at for at, (what, path) in enumerate(found) if what == "to" and "/images/names/" in path]
-    assert blob < found.index(("sync", f"{store}/blobs/sha256")) < record < name
-    assert {("sync", f"{store}/images/records"), ("sync", f"{store}/images/names")} <= {*found[name:]}
-    # what it consists of: the config before it has its name, and so before anything was moved; the layer before it
-    partial = next(path for what, path in found if what == "from" and "/blobs/partial/" in path)
-    uppers = [(at, path) for at, (what, path) in enumerate(found) if what == "from" and "/upper-" in path]
-    moved = next(at for at, path in uppers if not path.endswith(".new"))  # which is the one that comes next
-    assert found.index(("sync", partial)) < moved < blob
     [layer] = [path for what, path in found if what == "to" and os.path.dirname(path) == f"{store}/layers"]
-    assert found.index(("to", layer)) < found.index(("sync", f"{store}/layers")) < record
-    # and the container stands on that layer when there is an image of it
+    # its config and its layer have their names before it; and the container stands on that layer then
     ended = [at for at, one in enumerate(found) if one == ("to", f"{place_of(box)}/container.json")][-1]
-    assert ended < record < name < found.index(("sync", f"{store}/images/records"))
+    assert blob < record
+    assert found.index(("to", layer)) < ended < record < name
+    for place in (f"{store}/blobs/sha256", f"{store}/layers"):
+        synced = found.index(("sync", place))
+        assert synced > name if order == KEPT else synced < record
+    assert {("sync", f"{store}/images/records"), ("sync", f"{store}/images/names")} <= {*found[name:]}
 
 
 def test_a_commit_that_waits_for_its_container_keeps_nobody_from_the_images(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, tmp_path: Path, order: str
 ) -> None:
     box = over_an_image(engine, tmp_path)
     put(box, "n", "1")
@@ -169,8 +240,8 @@ def test_a_commit_that_waits_for_its_container_keeps_nobody_from_the_images(
     waits: list[Lock] = []
 
     def waiting(name: str) -> None:
-        # between what it froze and the record that says so, somebody else has the turn on the container's directory
-        if name == "state.rename-layer" and not waits:
+        # before it changes the container's record, somebody else has the turn on that
+        if name == "state.change-record" and not waits:
             turn = box._home.turn()
             waits.append(turn)
             record.set()
@@ -188,6 +259,52 @@ def test_a_commit_that_waits_for_its_container_keeps_nobody_from_the_images(
     assert {"made:1", "another:1"} <= {tag for image in engine.images() for tag in image.tags}
 
 
+def test_a_commit_has_the_turn_on_the_images_while_these_get_their_names(
+    engine: Engine, tmp_path: Path, order: str
+) -> None:
+    """And while the names are waited for, if what others do with them could be on the disk before."""
+    box = over_an_image(engine, tmp_path)
+    put(box, "n", "1")
+    steps: list[tuple[str, bool]] = []
+
+    def look(name: str) -> None:
+        turn = lock.free_turn(engine.store.images)
+        steps.append((name, turn is None))
+        if turn is not None:
+            turn.release()
+
+    trace.hook = look
+    box.commit("made:1")
+    trace.hook = None
+    taken = [name for name, is_taken in steps if is_taken]
+    assert taken[:2] == ["image.rename", "name.rename"]
+    assert bool(taken[2:]) == (order == UNKNOWN)
+    assert {name.rpartition(".")[2] for name in taken[2:]} <= {"fsync", "remove"}
+
+
+def test_what_a_commit_has_written_beside_is_not_swept_away(
+    engine: Engine, tmp_path: Path, order: str
+) -> None:
+    box = over_an_image(engine, tmp_path)
+    put(box, "n", "1")
+    left = Path(os.fsdecode(engine.store.images)) / "names" / "of-somebody-who-was-killed.json.new"
+    left.write_text("{")
+    seen: list[str] = []
+
+    def sweep_away(name: str) -> None:
+        seen.append(name)
+        if "image.rename" not in seen:
+            tags.sweep(engine.store)
+
+    trace.hook = sweep_away
+    box.commit("made:1")
+    trace.hook = None
+    assert not left.exists()
+    assert engine.image("made:1").tags == ["made:1"]
+    for below in ("records", "names"):
+        assert not list((Path(os.fsdecode(engine.store.images)) / below).glob("*.new"))
+
+
 def test_a_commit_with_too_many_layers_moves_nothing(engine: Engine, tmp_path: Path) -> None:
     box = over_an_image(engine, tmp_path)
     put(box, "n", "1")
@@ -203,7 +320,7 @@ def test_a_commit_with_too_many_layers_moves_nothing(engine: Engine, tmp_path: P
 
 
 def test_a_name_that_stood_for_another_image_is_taken_after_that_is_on_the_disk(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: str
 ) -> None:
     box = over_an_image(engine, tmp_path)
     put(box, "n", "1")
@@ -211,8 +328,10 @@ def test_a_name_that_stood_for_another_image_is_taken_after_that_is_on_the_disk(
     put(box, "m", "2")
     found = calls(monkeypatch, lambda: box.commit("made:1"))
     records = f"{os.fsdecode(engine.store.images)}/records"
+    [record] = [at for at, (what, path) in enumerate(found) if what == "to" and path.startswith(records)]
     [name] = [at for at, (what, path) in enumerate(found) if what == "to" and "/images/names/" in path]
-    assert ("sync", records) in found[:name]
+    assert record < name
+    assert (("sync", records) in found[record:name]) == (order == UNKNOWN)
 
 
 def begun(box: Container, work: Callable[[], object]) -> bytes:

@@ -39,22 +39,6 @@ def test_files_and_directories(tmp_path: Path, count: int) -> None:
     assert until(lambda: not {*os.listdir("/proc/self/task")} - {*tasks})  # one that came too late goes
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 20])
-def test_something_is_done_meanwhile(tmp_path: Path, count: int) -> None:
-    opened = [os.open(tmp_path, os.O_RDONLY) for _ in range(count)]
-    done: list[int] = []
-    try:
-        flush(opened, lambda: done.append(len(done)))
-        assert done == [0]
-        before = os.listdir("/proc/self/task")
-        with pytest.raises(ZeroDivisionError):
-            flush([*opened, 1 << 30], lambda: 1 // 0)
-        assert until(lambda: not {*os.listdir("/proc/self/task")} - {*before})
-    finally:
-        for fd in opened:
-            os.close(fd)
-
-
 def test_threads_that_come_too_late_find_nothing_left() -> None:
     """On one processor a thread runs when the one that began it waits, or not before that is done."""
     before, everywhere = os.listdir("/proc/self/task"), os.sched_getaffinity(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -37,9 +37,9 @@ def test_names_that_others_gave_are_on_the_disk_before_a_record_refers_to_them(
     synced: list[set[bytes]] = []
     at_once = durable.sync_together
 
-    def sync_together(paths: Mapping[bytes, str], meanwhile: Callable[[], None] | None = None) -> None:
+    def sync_together(paths: Mapping[bytes, str]) -> None:
         synced.append(set(paths))
-        at_once(paths, meanwhile)
+        at_once(paths)
 
     with lease(store) as held:
         config = blobs.write_blob(store, b"config", held)

@@ -2,8 +2,7 @@
 this store's own, and its record.
 
 `put_image` waits for the disk by itself. A `Draft` is written down with what a container freezes (engine/freezing), and
-waits with that: the config is on the disk before anything is moved, its name with the layers', and the record with that
-of the container.
+waits with that: all of it is on the disk before anything is moved, and its names come after the container's.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from lamina.image.pending import find, make_lasting
 from lamina.image.reference import parse
 from lamina.linux.signals import signal_name
 from lamina.store import blobs, images, layers
+from lamina.store.coming_image import ComingImage
 from lamina.store.digest import digest_of
 from lamina.store.durable import Batch
 from lamina.store.layers import Layer
@@ -83,6 +83,7 @@ class Draft:
         self._image: tuple[bytes, ImageRecord]
         self._based: ImageRecord | None = None
         self._writer: blobs.BlobWriter | None = None
+        self._coming: ComingImage | None = None
         self._batch: Batch | None = None
 
     def prepare(self, asked: Record, made: dict[bytes, str], batch: Batch) -> None:
@@ -93,7 +94,7 @@ class Draft:
         chain = chains.chain_of(chains.shortened(asked)).get(b"/", ())
         self._planned = chain if new is None else (*chain, new)
         self._image = described(self._store, asked, self._parent, self._planned, new, self._wish, to_come=new)
-        batch.meanwhile(self._hold)
+        self._hold()
         data = self._image[0]
         digest = digest_of(data)
         if self._held.add_blob(digest):
@@ -102,7 +103,8 @@ class Draft:
         if self._writer.offset:
             self._writer.restart()
         self._writer.write(data)
-        batch.needs(self._writer.path, what="blob")
+        batch.content(self._writer.path, what="blob")
+        batch.move(self._writer.take_name)
 
     def keep(self, frozen: Frozen, batch: Batch) -> None:
         """See `freezing.Noted`. Raises Corrupt, KernelError."""
@@ -114,32 +116,38 @@ class Draft:
                 None,
             )
             blobs.write_blob(self._store, self._image[0], self._held, batch)
-        elif self._writer is not None:
-            self._writer.take_name(batch)
+        based = self._hold()
+        self._coming = ComingImage(self._store, based, self._wish.name, batch)
         self._batch = batch
-        batch.first(self._add)
+        batch.last(self._add)
 
-    def _hold(self) -> None:
-        """All that its record is going to refer to. What is not there yet is looked for when that is written."""
-        self._based = with_base(self._image[1], self._parent, self._held)
-        self._held.add_all(self._based.layers, self._based.blobs)
+    def _hold(self) -> ImageRecord:
+        """What its record is going to be, which refers to nothing that is not held. What is not there yet is looked for
+        when that has its name.
+        """
+        if self._based is None:
+            self._based = with_base(self._image[1], self._parent, self._held)
+            self._held.add_all(self._based.layers, self._based.blobs)
+        return self._based
 
     def _add(self) -> None:
-        """The turn on the images is that of everybody: it is taken when nothing else is waited for."""
+        """The turn on the images is that of everybody: it is taken when nothing else is waited for, and kept until the
+        names are on the disk, if something that others do with them could be there before.
+        """
         assert self._batch is not None
+        assert self._coming is not None
         turn = images.turn(self._store)
         self._batch.then(turn.release)
-        name = self._wish.name
-        names = () if name is None else (name,)
-        if self._based is None:
-            self._hold()
-        assert self._based is not None
-        self.record = images.add(self._store, self._based, names, lease=self._held, batch=self._batch)
+        self.record = self._coming.take_names(self._batch, self._held)
+        if self._batch.in_order:
+            turn.release()
 
     def close(self) -> None:
         """It is there, or will not be. A second call does nothing."""
         if self._batch is not None:
             self._batch.close()
+        if self._coming is not None:
+            self._coming.close()
         if self._writer is not None:
             self._writer.close()
 

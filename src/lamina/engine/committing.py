@@ -71,7 +71,8 @@ def commit(
     wish = Wish(None if name is None else tag_of(name), author, message, tuple(changes), now)
     with _parent(store, container.image_id, said) as parent, lease(store) as held:
         asked = home.asked()
-        changed(run_of(asked, parent.run)[1], wish.changes)  # first: nothing is paused for a slip of the pen
+        if wish.changes:  # first: nothing is paused for a slip of the pen
+            changed(run_of(asked, parent.run)[1], wish.changes)
         # what goes on writing is not to be stopped, not even for the moment that freezing takes; and between two starts
         # nothing runs that could be frozen, while who looks after it holds what it wrote
         state = container.state

@@ -6,7 +6,9 @@ one takes its place.
 
 The record of what is under way is on the disk before the rename, and the layer before the record that names it, unless
 what the container writes need not be. Everything that is to be on the disk at the same point is waited for together
-(store/durable.py). Of one that runs everything written has to be synced anyhow: the directories are moved before that.
+(store/durable.py). Of one that does not run all of that is known, and written, before anything is moved; so where the
+file system keeps the order in which names change, the disk is waited for twice (decision 0108). Of one that runs
+everything written has to be synced anyhow: the directories are moved before that.
 
 Whoever is killed in between has left a record that says what was under way, and whoever holds the container next
 finishes it (`settle`): one that does not run always shows the same files, whether the last step was done or not.
@@ -48,6 +50,9 @@ if TYPE_CHECKING:
     Stacks = list[tuple[bytes, MountSpec]]
     Early = Callable[[Record, dict[bytes, str], Batch], None]
     Noted = Callable[["Frozen", Batch], None]
+
+# beside the record, what it says when a freezing has ended
+AFTER = b".after.new"
 
 
 @value
@@ -94,18 +99,15 @@ def freeze(
         for identity in made.values():
             held.add_layer(identity)
         if turn.living and made:
-            before, batch = snapshot or asked.get("snapshot"), _batch_before(asked, made, early)
+            batch = batch_for(home, asked)
+            if early is not None:
+                early(asked, made, batch)
+            before = snapshot or asked.get("snapshot")
             return _living(turn, asked, made, before, batch, origin, consistency, besides, noted)
         if besides is not None:
             _standing_still(turn, besides)
         if made:
-            before, batch = snapshot or asked.get("snapshot"), _batch_before(asked, made, early)
-            for at, identity in made.items():
-                batch.needs(make_stage(home, asked, at, identity, origin) + b"/layer.json", what="state")
-            batch.meanwhile(lambda: make_uppers_early(home, asked, made))
-            return finish(
-                home, begin(home, asked, made, before, batch), origin=origin, noted=noted, described=True
-            )
+            return _at_rest(home, made, snapshot, origin, early, noted)
         return _noted(home, asked, Frozen(chains.chain_of(asked), {}), snapshot, noted)
     except OSError as error:
         if not home.exists():
@@ -113,17 +115,9 @@ def freeze(
         raise_storage_error(error, "freeze container", home.path)
 
 
-def _batch_before(asked: Record, made: dict[bytes, str], early: Early | None) -> Batch:
-    """What is on the disk before anything is moved."""
-    batch = batch_for(asked)
-    if early is not None:
-        early(asked, made, batch)
-    return batch
-
-
 def _noted(home: Home, asked: Record, frozen: Frozen, snapshot: str | None, noted: Noted | None) -> Frozen:
     """Nothing was to be frozen: it only stands on another state, if at all."""
-    batch = batch_for(asked)
+    batch = batch_for(home, asked)
     if noted is not None:
         noted(frozen, batch)
     change(home, asked, lambda asked: None if snapshot is None else {**asked, "snapshot": snapshot}, batch)
@@ -141,6 +135,45 @@ def _clear(asked: Record, stacks: Stacks) -> None:
     spec = stacks[0][1] if stacks else None
     if made and spec is not None and spec.upperdir is not None and asked.get("image_id"):
         reach(lambda: maps_of(asked), clear, spec, made)
+
+
+def _at_rest(
+    home: Home,
+    made: dict[bytes, str],
+    snapshot: str | None,
+    origin: dict[str, Any] | None,
+    early: Early | None,
+    noted: Noted | None,
+) -> Frozen:
+    """Nothing of it runs, and nobody else changes its record meanwhile. So everything can be written beforehand, what
+    its record says in the end as well, and then only names change.
+    """
+    point("state.change-record")
+    with home.turn():
+        asked = home.asked()
+        batch = batch_for(home, asked)
+        under_way = chains.with_freezing(asked, made, snapshot or asked.get("snapshot"))
+        after = chains.with_frozen(under_way, made, snapshot or asked.get("snapshot"))
+        if early is not None:
+            early(asked, made, batch)
+        for at, identity in made.items():
+            batch.content(make_stage(home, asked, at, identity, origin) + b"/layer.json", what="state")
+        make_uppers_early(home, asked, made)
+        large = _is_large(home)
+        batch.write(home.path, b"container.json", under_way, what="record", lasting=large)
+        if large:
+            batch.wait()
+        batch.move(lambda: _move(home, under_way, made, batch))
+        batch.wait()
+        frozen = Frozen(chains.chain_of(after), made)
+        if noted is not None:
+            noted(frozen, batch)
+        # its name is waited for: where a disk has the layer, and its container's directory as it was, one directory has
+        # two names, and what is written to the upper, or swept away, is the layer's
+        batch.write(home.path, b"container.json", after, what="record", beside=AFTER)
+        batch.publish()
+    sweep(home, after)
+    return frozen
 
 
 def _living(
@@ -179,7 +212,7 @@ def _living(
         turn.notes += [f"something goes on in the state before: {one}" for one in done.holders]
         return finish(home, asked, origin=origin, noted=noted, described=done.synced)
     turn.notes += _said(done.holders)
-    chain, batch = chains.chain_of(asked), batch_for(asked)
+    chain, batch = chains.chain_of(asked), batch_for(home, asked)
     frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made, True)
     if noted is not None:
         noted(frozen, batch)
@@ -252,15 +285,20 @@ def _check_depth(home: Home, asked: Record, busy: Stacks) -> None:
 def begin(home: Home, asked: Record, made: dict[bytes, str], snapshot: str | None, batch: Batch) -> Record:
     """Write down, at the end of *batch*, that the uppers at the places of *made* become these layers; it is on the disk
     before their names are gone.
+    """
+    return change(
+        home, asked, lambda asked: chains.with_freezing(asked, made, snapshot), batch, lasting=_is_large(home)
+    )
+
+
+def _is_large(home: Home) -> bool:
+    """Whether a change of the record has to be waited for before an upper loses its name.
 
     Both are names of one directory, and usually in one block of it. What a disk has of a block is all of one moment,
     and a journal keeps the order; so it is only waited for where there are more blocks.
     """
     found = os.stat(home.path)
-    large = found.st_size > found.st_blksize
-    return change(
-        home, asked, lambda asked: chains.with_freezing(asked, made, snapshot), batch, lasting=large
-    )
+    return found.st_size > found.st_blksize
 
 
 def finish(
@@ -276,12 +314,8 @@ def finish(
     """
     under_way = asked[chains.FREEZING]
     made: dict[bytes, str] = chains.places_of(under_way, str)
-    batch = batch_for(asked)
-    _move_uppers(home, asked, made, origin, described=described)
-    for identity in made.values():
-        _take_place(home, identity, sync=not described and not is_volatile(asked))
-        batch.needs(layers.place_of(home.store, identity), what="state")
-    batch.needs(home.store.layers, what="state")
+    batch = batch_for(home, asked)
+    _move(home, asked, made, batch, origin, described=described)
     make_uppers(home, asked, list(made))
     chain = chains.chain_of(chains.shortened(asked))
     frozen = Frozen({at: (*chain[at], made[at]) if at in made else chain[at] for at in chain}, made)
@@ -291,11 +325,26 @@ def finish(
     elif state is not None and snapshots.there(snapshots.directory_of(home), state) is None:
         # its maker was killed before it was written down: what comes next comes from the one before
         state = asked.get("snapshot")
-    # waited for: where a disk has the layer, and its container's directory as it was, one directory has two names, and
-    # what is written to the upper, or swept away, is the layer's
     asked = change(home, asked, lambda asked: chains.with_frozen(asked, made, state), batch)
     sweep(home, asked)
     return frozen
+
+
+def _move(
+    home: Home,
+    asked: Record,
+    made: dict[bytes, str],
+    batch: Batch,
+    origin: dict[str, Any] | None = None,
+    *,
+    described: bool = True,
+) -> None:
+    """The uppers at the places of *made* are these layers, if they are not yet; *batch* needs that."""
+    _move_uppers(home, asked, made, origin, described=described)
+    for identity in made.values():
+        _take_place(home, identity, sync=not described and not is_volatile(asked))
+        batch.needs(layers.place_of(home.store, identity), what="state")
+    batch.needs(home.store.layers, what="state")
 
 
 def _move_uppers(
@@ -441,9 +490,9 @@ def change(
     unless what the container writes need not be either.
     """
     point("state.change-record")
-    return home.change_asked(how, batch=batch or batch_for(asked), lasting=lasting)
+    return home.change_asked(how, batch=batch or batch_for(home, asked), lasting=lasting)
 
 
-def batch_for(asked: Record) -> Batch:
-    """Of records that are as durable as the container whose record is *asked*."""
-    return Batch(sync=not is_volatile(asked))
+def batch_for(home: Home, asked: Record) -> Batch:
+    """Of records that are as durable as the container at *home*, whose record is *asked*."""
+    return Batch(sync=not is_volatile(asked), place=home.path)

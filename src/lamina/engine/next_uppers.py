@@ -16,6 +16,7 @@ from lamina.store.trace import point
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from lamina.store.containers import Home
@@ -37,14 +38,19 @@ def upper_of(home: Home, asked: Record, at: bytes) -> bytes:
 
 
 def make_uppers_early(home: Home, asked: Record, made: dict[bytes, str]) -> None:
-    """As `make_uppers`, before the record says what is under way: what is there is of somebody who was killed then, and
-    may look as the place did at that time.
+    """As `make_uppers`, before the record says what is under way."""
+    clear_next(home, asked, made)
+    make_uppers(home, chains.with_freezing(asked, made, None), list(made))
+
+
+def clear_next(home: Home, asked: Record, places: Iterable[bytes]) -> None:
+    """There are no next uppers of *places*: what is there is of somebody who was killed before the record said what was
+    under way, and may look as the place did at that time.
     """
-    numbers = chains.numbers_for(asked, made).values()
+    numbers = chains.numbers_for(asked, places).values()
     left = [home.path + b"/%b-%d" % (kind, number) for number in numbers for kind in (b"upper", b"work")]
     if left := [path for path in left if os.path.lexists(path)]:
         bury(home, asked, left)
-    make_uppers(home, chains.with_freezing(asked, made, None), list(made))
 
 
 def make_uppers(home: Home, asked: Record, places: list[bytes]) -> None:

@@ -3,6 +3,9 @@ written since is thrown away. The layers stay as they are, so it takes as long f
 
     lease on the layers → the record says what is under way → [runs: its mounts are replaced] → the record has the other
     chain → what was written is moved away, and removed in its own time
+
+Of one that does not run nothing else changes than the record (unless volumes go back with it): it need not say before
+what is under way.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from lamina.engine.burials import sweep
 from lamina.engine.consistency import COPY, check_consistency
 from lamina.engine.freezing import change, drop
 from lamina.engine.layers import stacks_of
-from lamina.engine.next_uppers import resemble_wholly
+from lamina.engine.next_uppers import clear_next, resemble_wholly
 from lamina.engine.state_turn import StateTurn
 from lamina.errors import Conflict, Corrupt, InvalidInput, Unsupported
 from lamina.store import snapshots
@@ -110,6 +113,10 @@ def _rewind(
     living: bool,
 ) -> None:
     chain = {at: kept.chain.get(at, ()) for at in chains.chain_of(asked)}
+    if not living and back is None:
+        clear_next(home, asked, chain)
+        _put_on(home, asked, chain, kept.id)
+        return
     names = [] if back is None else back.names
 
     def begin(asked: Record) -> Record:
@@ -152,10 +159,12 @@ def finish(home: Home, asked: Record, back: PuttingBack | None = None) -> None:
 
         with PuttingBack(home, "finish the rewinding of", names) as back:
             back.exchange()
-    chain: dict[bytes, tuple[str, ...]] = chains.places_of(under_way, tuple)
-    after = chains.on_chain(asked, chain, under_way["snapshot"])
-    _make_uppers(home, asked, after)
-    asked = change(home, asked, lambda asked: chains.on_chain(asked, chain, under_way["snapshot"]))
+    _put_on(home, asked, chains.places_of(under_way, tuple), under_way["snapshot"])
+
+
+def _put_on(home: Home, asked: Record, chain: chains.Chain, snapshot: str | None) -> None:
+    _make_uppers(home, asked, chains.on_chain(asked, chain, snapshot))
+    asked = change(home, asked, lambda asked: chains.on_chain(asked, chain, snapshot))
     sweep(home, asked)
 
 

@@ -30,23 +30,21 @@ static void flush_one(void *given, long at)
     file->error = result < 0 ? errno : 0;
 }
 
-PyDoc_STRVAR(flush_doc, "flush(fds, meanwhile=None): fsync(2) of each descriptor of a list, all of them at once; *meanwhile* is\n"
-    "called, if it is given, while the disk is waited for; it does not fork. Raises what that raises, or OSError, when all have been tried, for\n"
-    "the first of the list that failed.");
+PyDoc_STRVAR(flush_doc, "flush(fds): fsync(2) of each descriptor of a list, all of them at once. Raises OSError, when all\n"
+    "have been tried, for the first of the list that failed.");
 static PyObject *native_flush(PyObject *self, PyObject *args)
 {
     (void)self;
-    PyObject *fds, *meanwhile = Py_None;
-    if (!PyArg_ParseTuple(args, "O|O", &fds, &meanwhile))
+    PyObject *fds;
+    if (!PyArg_ParseTuple(args, "O", &fds))
         return NULL;
     Py_ssize_t count = PyList_Size(fds);
     if (count < 0)
         return NULL;
-    int error = 0, is_well = 1;
+    int error = 0;
     for (Py_ssize_t begin = 0; begin < count; begin += AT_ONCE) {
         struct flushed files[AT_ONCE] = {0};
         int some = count - begin < AT_ONCE ? (int)(count - begin) : AT_ONCE;
-        int is_first = begin == 0 && meanwhile != Py_None;
         for (int at = 0; at < some; at++) {
             PyObject *fd = PyList_GetItem(fds, begin + at);
             long number = fd == NULL ? -1 : PyLong_AsLong(fd);
@@ -59,29 +57,15 @@ static PyObject *native_flush(PyObject *self, PyObject *args)
         Py_BEGIN_ALLOW_THREADS      /* where much is to be written, it waits for room in the disk's queue */
         begin_writing(files, some);
         Py_END_ALLOW_THREADS
-        struct shared *shared = begin_apart(flush_one, files, some, 1, some - !is_first);
+        struct shared *shared = begin_apart(flush_one, files, some, 1, some - 1);
         if (shared == NULL)
             return PyErr_NoMemory();
-        PyObject *type = NULL, *value = NULL, *trace = NULL;
-        if (is_first) {
-            PyObject *result = PyObject_CallObject(meanwhile, NULL);
-            if (result == NULL)
-                PyErr_Fetch(&type, &value, &trace);
-            Py_XDECREF(result);
-        }
         Py_BEGIN_ALLOW_THREADS
         finish_together(shared);
         Py_END_ALLOW_THREADS
-        if (type != NULL) {
-            PyErr_Restore(type, value, trace);
-            is_well = 0;
-            break;
-        }
         for (int at = 0; at < some; at++)
             error = error ? error : files[at].error;
     }
-    if (!is_well)
-        return NULL;
     if (error) {
         errno = error;
         return PyErr_SetFromErrno(PyExc_OSError);

@@ -9,31 +9,24 @@ from __future__ import annotations
 
 import os
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 try:
     from lamina.linux._native import flush as _flush
 except ImportError:  # no compiler when the package was built: `lamina info` says so
     _flush = None  # type: ignore[assignment]
 
 
-def flush(fds: list[int], meanwhile: Callable[[], object] | None = None) -> None:
+def flush(fds: list[int]) -> None:
     """Wait until the files *fds*, and the names in those that are directories, are on the disk. All are tried; raises
-    OSError for the first in the list that failed. *meanwhile* is called while the disk is waited for; what it raises
-    comes before that.
+    OSError for the first in the list that failed.
     """
-    if _flush is not None and fds and (meanwhile is not None or len(fds) > 1):
-        _flush(fds, meanwhile)
+    if _flush is not None and len(fds) > 1:
+        _flush(fds)
     else:
-        flush_one_by_one(fds, meanwhile)
+        flush_one_by_one(fds)
 
 
-def flush_one_by_one(fds: list[int], meanwhile: Callable[[], object] | None = None) -> None:
+def flush_one_by_one(fds: list[int]) -> None:
     """As _native.flush."""
-    if meanwhile is not None:
-        meanwhile()
     failed: OSError | None = None
     for fd in fds:
         try:

@@ -245,26 +245,26 @@ class BlobWriter:
         try:
             point("blob.fsync")
             os.fsync(self._lock.fd)
-        except OSError as error:
-            raise_storage_error(error, "write blob", place)
-        self._take_name(place, batch)
-        return digest
-
-    def take_name(self, batch: Batch) -> None:
-        """As `commit`, where its content is what the digest says, and on the disk: `path` was among what another batch
-        needed. Raises KernelError.
-        """
-        assert self.digest is not None
-        self._take_name(place_of(self.store, self.digest), batch)
-
-    def _take_name(self, place: bytes, batch: Batch | None) -> None:
-        try:
-            point("blob.rename")
-            os.rename(self.path, place)
+            self._take_name(place)
             if batch is None:
                 sync_directory(os.path.dirname(place), what="blob")
             else:
                 batch.needs(os.path.dirname(place), what="blob")
+        except OSError as error:
+            raise_storage_error(error, "write blob", place)
+        return digest
+
+    def take_name(self) -> None:
+        """As `commit`, where its content is what the digest says, and on the disk: `path` was among the contents of a
+        batch. Who refers to it waits for its name. Raises KernelError.
+        """
+        assert self.digest is not None
+        self._take_name(place_of(self.store, self.digest))
+
+    def _take_name(self, place: bytes) -> None:
+        try:
+            point("blob.rename")
+            os.rename(self.path, place)
         except OSError as error:
             raise_storage_error(error, "write blob", place)
         self._lock.release()

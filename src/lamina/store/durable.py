@@ -32,48 +32,80 @@ class Batch:
         batch.needs(path, what="...")                       # has to be on the disk before any of them has its name
         batch.publish()                                     # all of that is; each gets its name; so are the names
 
-    *what* is the prefix of the trace points. Whoever is killed in `publish` has published the first ones. A power cut
-    in it may leave each of them old or new, and whole: none may need that another one is new.
+    Other names may change between theirs. All contents are on the disk before the first name changes, so what there is
+    in between is waited for only where the file system may have the later change and not the earlier one
+    (order_of_names.py):
+
+        batch.write(...)
+        batch.move(work)                                    # changes names, after the records above have theirs
+        batch.wait()                                        # all of that is on the disk, before
+        batch.write(...)                                    # this has its name
+
+    *what* is the prefix of the trace points. Whoever is killed in `publish` has done the first steps. A power cut in it
+    may leave each record old or new, and whole: none may need that another one is new, if no `wait` is between them.
     """
 
-    def __init__(self, *, sync: bool = True) -> None:
-        """Without *sync* nothing is waited for: readers see each record whole, and a power cut may take it."""
-        self._sync = sync
-        self._needed: dict[bytes, str] = {}
-        self._staged: dict[tuple[bytes, bytes], str] = {}
-        self._directories: dict[bytes, str] = {}
-        self._beforehand: list[Callable[[], None]] = []
-        self._meanwhile: list[Callable[[], None]] = []
+    def __init__(self, *, sync: bool = True, place: bytes | None = None) -> None:
+        """Without *sync* nothing is waited for: readers see each record whole, and a power cut may take it. *place* is
+        a directory on the file system of all of it; without it there is no order.
+        """
+        self._sync, self._place = sync, place
         self._afterwards: list[Callable[[], None]] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._contents: dict[bytes, str] = {}  # on the disk before anything else happens
+        self._needed: dict[bytes, str] = {}  # when it is waited for next
+        self._directories: dict[bytes, str] = {}  # whose names have changed
+        self._steps: list[Callable[[], None]] = []
+        self._last: list[Callable[[], None]] = []
+        self._waits = False
 
     def write(
-        self, directory: bytes, name: bytes, content: dict[str, Any], *, what: str, lasting: bool = True
+        self,
+        directory: bytes,
+        name: bytes,
+        content: dict[str, Any],
+        *,
+        what: str,
+        lasting: bool = True,
+        beside: bytes = NEW,
     ) -> None:
-        """The record *name* of *directory*, to which nobody else writes meanwhile, shall be *content*.
+        """The record *name* of *directory*, to which nobody else writes meanwhile, shall be *content*. Until then that
+        is in a file which is called as it is, and *beside*: another one for each of several that follow one another.
 
         Not *lasting*: it is not waited for its name. After a power cut the record may be the one before, with which the
         same is done once more. Raises OSError.
         """
-        path = directory + b"/" + name + NEW
-        write_unseen(path, content, what=what, sync=False)
-        self._staged[directory, name] = what
-        if lasting:
-            self._directories[directory] = what
-        self.needs(path, what=what)
+        place = directory + b"/" + name
+        write_unseen(place + beside, content, what=what, sync=False)
+        self.content(place + beside, what=what)
+        self._steps.append(lambda: self.take_name(place + beside, place, what=what, lasting=lasting))
+
+    def content(self, path: bytes, *, what: str) -> None:
+        """What is in the file *path* has to be on the disk before anything else happens."""
+        self._contents[path] = what
 
     def needs(self, path: bytes, *, what: str) -> None:
-        """The file *path*, or the names in that directory, have to be on the disk first."""
+        """The file *path*, or the names in that directory, have to be on the disk first: before the first name changes,
+        or, where something is moved, with that.
+        """
         self._needed[path] = what
 
-    def first(self, work: Callable[[], None]) -> None:
-        """Do *work*, which may write more to it, when it is about to be published: what its publisher waits for before,
-        a turn that others have, is not waited for with what *work* takes.
-        """
-        self._beforehand.append(work)
+    def move(self, work: Callable[[], None]) -> None:
+        """Do *work*, which changes names and says what it needs for them, when its turn comes."""
+        self._steps.append(work)
 
-    def meanwhile(self, work: Callable[[], None]) -> None:
-        """Do *work* while the disk is waited for, before any record has its name. When it fails, none gets it."""
-        self._meanwhile.append(work)
+    def wait(self) -> None:
+        """Nothing that comes later is on the disk without all that came before."""
+        self._waits = True
+        self._steps.append(self.come_so_far)
+
+    def last(self, work: Callable[[], None]) -> None:
+        """Do *work*, which changes names, when all else is done: what its doer waits for before, a turn that others
+        have, is not waited for with what that takes.
+        """
+        self._last.append(work)
 
     def then(self, work: Callable[[], None]) -> None:
         """Do *work* when it is closed, whether anything was published or not."""
@@ -81,23 +113,45 @@ class Batch:
 
     def publish(self) -> None:
         """They are the records, in the order in which they were written. Raises OSError."""
-        while self._beforehand:
-            self._beforehand.pop(0)()
+        first = self._contents
+        if not self._waits:
+            first, self._needed = {**first, **self._needed}, {}
         if self._sync:
-            sync_together(self._needed, self._work if self._meanwhile else None)
-        else:
-            self._work()
-        for (directory, name), what in self._staged.items():
-            point(f"{what}.rename")
-            place = directory + b"/" + name
-            os.rename(place + NEW, place)
-        if self._sync:
-            sync_together(self._directories)
-        self._needed, self._staged, self._directories = {}, {}, {}
+            sync_together(first)
+        for step in (*self._steps, *self._last):
+            step()
+        self._wait()
+        self._begin()
 
-    def _work(self) -> None:
-        while self._meanwhile:
-            self._meanwhile.pop(0)()
+    # -- for those who take a step
+
+    @property
+    def in_order(self) -> bool:
+        """Whether nothing need be waited for between two changes of names."""
+        if not self._sync:
+            return True
+        from lamina.store.order_of_names import keeps_order
+
+        return self._place is not None and keeps_order(self._place)
+
+    def come_so_far(self) -> None:
+        """What was done so far is on the disk, if something later could be without it. Raises OSError."""
+        if not self.in_order:
+            self._wait()
+
+    def take_name(self, source: bytes, place: bytes, *, what: str, lasting: bool = True) -> None:
+        """The file *source*, whose content is on the disk, is called *place* now, in the same directory. Raises
+        OSError.
+        """
+        point(f"{what}.rename")
+        os.rename(source, place)
+        if lasting:
+            self._directories[os.path.dirname(place)] = what
+
+    def _wait(self) -> None:
+        if self._sync:
+            sync_together({**self._needed, **self._directories})
+        self._needed, self._directories = {}, {}
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -129,7 +183,8 @@ def write_unseen(path: bytes, content: dict[str, Any], *, what: str, sync: bool 
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     try:
-        os.fchmod(descriptor, 0o600)  # whatever the caller's umask
+        if os.fstat(descriptor).st_mode & 0o777 != 0o600:
+            os.fchmod(descriptor, 0o600)  # whatever the caller's umask
         write_all(descriptor, (encode(content) + "\n").encode())
         if sync:
             point(f"{what}.fsync")
@@ -163,10 +218,10 @@ def sync_directory(path: bytes, *, what: str) -> None:
         os.close(descriptor)
 
 
-def sync_together(paths: Mapping[bytes, str], meanwhile: Callable[[], None] | None = None) -> None:
+def sync_together(paths: Mapping[bytes, str]) -> None:
     """Wait until the files *paths*, and the names in those that are directories, are on the disk. Each comes with what
     its trace point begins with. Writing begins with all before the first is waited for, so a journal has them in one
-    commit, and all wait for that at once. *meanwhile* is called then. Raises OSError.
+    commit, and all wait for that at once. Raises OSError.
     """
     from lamina.linux.flush import flush
 
@@ -175,7 +230,7 @@ def sync_together(paths: Mapping[bytes, str], meanwhile: Callable[[], None] | No
         for path, what in paths.items():
             point(f"{what}.fsync")
             opened.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-        flush(opened, meanwhile)
+        flush(opened)
     finally:
         for descriptor in opened:
             os.close(descriptor)

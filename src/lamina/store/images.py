@@ -318,7 +318,7 @@ def write(store: Store, record: ImageRecord, batch: Batch | None = None) -> Imag
     if record == old:
         touch(store, record.id)
     else:
-        _replace(store, place_of(store, record.id), _encoded(record), batch)
+        _replace(store, place_of(store, record.id), encoded(record), batch)
     if record.pinned:
         from lamina.store.pins import pin_it
 
@@ -368,12 +368,13 @@ def forget_blobs(store: Store, identity: str) -> None:
             manifest = record.manifest if record.manifest in left else None
             indexes = tuple([blob for blob in record.indexes if blob in left])
             mended = replace(record, blobs=left, manifest=manifest, indexes=indexes)
-            _replace(store, place_of(store, record.id), _encoded(mended))
+            _replace(store, place_of(store, record.id), encoded(mended))
     except OSError as error:
         raise_storage_error(error, "mend image", place)
 
 
-def _encoded(record: ImageRecord) -> dict[str, Any]:
+def encoded(record: ImageRecord) -> dict[str, Any]:
+    """The content of its file."""
     content = dict(vars(record))
     del content["pinned"]
     return content
@@ -386,10 +387,7 @@ def _replace(store: Store, place: bytes, content: dict[str, Any], batch: Batch |
     directory, name = os.path.split(place)
     old = _removed(store, name)
     try:
-        # what it refers to may have been made by others, who wait for its names still
-        algorithms = {str(blob).partition(":")[0] for blob in content["blobs"]}
-        for names in (store.layers, *(b"%s/%s" % (store.blobs, one.encode()) for one in sorted(algorithms))):
-            own.needs(names, what="image")
+        need_referred(store, content["blobs"], own)
         own.write(directory, name, content, what="image")
         own.then(lambda: forget(old))
         try:
@@ -402,6 +400,13 @@ def _replace(store: Store, place: bytes, content: dict[str, Any], batch: Batch |
     finally:
         if batch is None:
             own.close()
+
+
+def need_referred(store: Store, blobs: Iterable[str], batch: Batch) -> None:
+    """What a record refers to may have been made by others, who wait for its names still: *batch* needs these."""
+    algorithms = {blob.partition(":")[0].encode() for blob in blobs}
+    for names in (store.layers, *(b"%s/%s" % (store.blobs, one) for one in sorted(algorithms))):
+        batch.needs(names, what="image")
 
 
 def forget(old: bytes) -> None:

@@ -156,16 +156,16 @@ def write(
             batch.publish()  # a power cut may take none of the images away that it stands for
     except Corrupt:
         pass
-    content = {
-        "name": name,
-        "id": identity,
-        "digests": list(dict.fromkeys((*digests, *known))),
-        "when": time.time_ns(),
-    }
+    content = encoded(name, identity, dict.fromkeys((*digests, *known)))
     own = batch or Own()
     own.write(store.images + b"/names", file_of(name), content, what="name")
     if batch is None:
         own.publish()
+
+
+def encoded(name: str, identity: str, digests: Iterable[str] = ()) -> dict[str, Any]:
+    """The content of the file of a name that is given now."""
+    return {"name": name, "id": identity, "digests": list(digests), "when": time.time_ns()}
 
 
 def untag(store: Store, name: str, identity: str | None = None) -> str:
@@ -267,7 +267,7 @@ def sweep(store: Store) -> None:
 
     Raises OSError.
     """
-    from lamina.store import pins, successors
+    from lamina.store import lock, pins, successors
     from lamina.store.durable import NEW
 
     with turn(store):
@@ -275,8 +275,13 @@ def sweep(store: Store) -> None:
         for below in (b"records", b"names"):
             directory = store.images + b"/" + below
             for entry in os.listdir(directory):
-                if entry.endswith(NEW):
-                    os.unlink(directory + b"/" + entry)
+                if not entry.endswith(NEW):
+                    continue
+                # locked: of somebody who waits for the turn (coming_image.py)
+                left = lock.take(directory + b"/" + entry, lock.LOCK_EX, wait=False)
+                if left is not None:
+                    with left:
+                        os.unlink(directory + b"/" + entry)
         for found in list_names(store):
             if not os.path.lexists(place_of(store, found.id)):
                 unlink(store, found.name)
