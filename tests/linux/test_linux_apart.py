@@ -112,9 +112,6 @@ for _ in range(5):
     assert [found[1] for found in survey(here, names, (b"file0", b"nothing"))] == [None] * 300
     assert locked(here, names, b"nothing") == [None] * 300
     flush(files)
-    done = []
-    flush(files, lambda: done.append(1))
-    assert done == [1]
 """
 
 
