@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from errno import EIO
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from lamina import Container, Engine
 from lamina.engine import committed_image, freezing
 from lamina.engine.burials import sweep
-from lamina.errors import Unsupported
+from lamina.errors import KernelError, Unsupported
 from lamina.image.documents import DEFAULT_LIMITS
 from lamina.linux import flush
 from lamina.store import lock, order_of_names, tags, trace
@@ -280,6 +281,30 @@ def test_a_commit_has_the_turn_on_the_images_while_these_get_their_names(
     assert taken[:2] == ["image.rename", "name.rename"]
     assert bool(taken[2:]) == (order == UNKNOWN)
     assert {name.rpartition(".")[2] for name in taken[2:]} <= {"fsync", "remove"}
+
+
+def test_what_was_frozen_is_on_the_disk_though_there_is_no_image_of_it(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    box = over_an_image(engine, tmp_path)
+    put(box, "n", "1")
+
+    def fail(name: str) -> None:
+        if name == "image.rename":
+            raise OSError(EIO, os.strerror(EIO))
+
+    def failing() -> None:
+        trace.hook = fail
+        with pytest.raises(KernelError, match="Input/output error"):
+            box.commit("made:1")
+        trace.hook = None
+
+    home = str(place_of(box))
+    found = calls(monkeypatch, failing)
+    ended = [at for at, one in enumerate(found) if one == ("to", f"{home}/container.json")][-1]
+    assert ("sync", home) in found[ended:]
+    engine.tag("whole:1", "another:1")  # nobody has the turn
+    assert box.commit("made:1").tags == ["made:1"]
 
 
 def test_what_a_commit_has_written_beside_is_not_swept_away(

@@ -103,6 +103,19 @@ def test_what_is_given_up_leaves_nothing(store: Store) -> None:
     assert images.identities(store) == []
 
 
+def test_one_that_is_given_up_while_it_is_swept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with lease(store) as held:
+        coming, take = ComingImage(store, drawn_up(store, held), NAME, Batch()), lock.take
+
+        def late(path: bytes, how: int, **further: bool) -> lock.Lock | None:
+            coming.close()
+            return take(path, how, **further)
+
+        monkeypatch.setattr(lock, "take", late)
+        tags.sweep(store)
+    assert left_in(store) == []
+
+
 def test_what_somebody_left_who_was_killed_is_swept_away(store: Store) -> None:
     with lease(store) as held:
         record = drawn_up(store, held)

@@ -99,4 +99,7 @@ class ComingImage:
         while self._locks:
             path, held = self._locks.popitem()
             with held:
-                os.unlink(path)
+                try:
+                    os.unlink(path)
+                except OSError:  # the collector finds that nobody has it locked
+                    pass

@@ -118,9 +118,13 @@ class Batch:
             first, self._needed = {**first, **self._needed}, {}
         if self._sync:
             sync_together(first)
-        for step in (*self._steps, *self._last):
+        for step in self._steps:
             step()
-        self._wait()
+        try:
+            for step in self._last:
+                step()
+        finally:  # what was done before is done, also if that cannot be
+            self._wait()
         self._begin()
 
     # -- for those who take a step

@@ -277,8 +277,10 @@ def sweep(store: Store) -> None:
             for entry in os.listdir(directory):
                 if not entry.endswith(NEW):
                     continue
-                # locked: of somebody who waits for the turn (coming_image.py)
-                left = lock.take(directory + b"/" + entry, lock.LOCK_EX, wait=False)
+                try:  # locked: of somebody who waits for the turn (coming_image.py)
+                    left = lock.take(directory + b"/" + entry, lock.LOCK_EX, wait=False)
+                except FileNotFoundError:  # who has given up
+                    continue
                 if left is not None:
                     with left:
                         os.unlink(directory + b"/" + entry)
