@@ -199,6 +199,20 @@ def test_one_in_development_mode_is_warned_of_nothing(engine: Engine) -> None:
     )
 
 
+def test_one_whose_sockets_wait_but_a_moment(engine: Engine) -> None:
+    """How long a program's own sockets wait, where nothing else is said, is not for ours."""
+    program(
+        engine,
+        """
+    import socket
+    socket.setdefaulttimeout(0.001)
+    all_of_it()
+    nursery.let_go()
+    all_of_it()
+    """,
+    )
+
+
 def test_one_whose_thread_waits_for_any_child(engine: Engine) -> None:
     """It is told of children of ours; we of ours as well."""
     program(

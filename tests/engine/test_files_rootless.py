@@ -81,7 +81,7 @@ file_service.IDLE = 0.2
 (d / "shut/new").read_text()
 service, = file_service._services.values()
 file_service.IDLE = 60
-assert ready(200, service._ours.fileno())  # it ends for want of work
+assert ready(200, service._ours)  # it ends for want of work
 found["again"] = (d / "shut/new").read_text()
 class Interrupted(BaseException): pass
 real = file_service.receive
@@ -102,6 +102,20 @@ print(json.dumps(found))
 """
 
 
+IMPATIENT = """
+import os, socket, threading
+socket.setdefaulttimeout(0.001)  # of this program's own sockets
+from lamina import Engine
+d = Engine().container("box").files / "d"
+(d / "large").write_bytes(bytes(4_000_000))
+assert (d / "large").read_bytes() == bytes(4_000_000)
+for n in range(100):
+    with (d / "new").open("wb") as file:
+        file.write(b"%d" % n)
+    assert (d / "new").read_text() == str(n)
+"""
+
+
 @pytest.fixture(params=["running", "stopped"])
 def user(rootless: Rootless, request: pytest.FixtureRequest) -> Iterator[Rootless]:
     """Somebody with a container `box` of files of the user 7, that runs or has ended."""
@@ -114,6 +128,11 @@ def user(rootless: Rootless, request: pytest.FixtureRequest) -> Iterator[Rootles
         assert rootless.lamina("stop", "-t", "0", "box").returncode == 0
     yield rootless
     assert rootless.lamina("rm", "-f", "box").returncode == 0
+
+
+def test_how_long_a_programs_own_sockets_wait_is_not_for_ours(user: Rootless) -> None:
+    done = user.python(IMPATIENT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_only_root_of_the_container_may(user: Rootless) -> None:

@@ -394,5 +394,5 @@ def test_a_file_that_is_handed_over_is_inherited_by_nobody_from_its_first_moment
     ours, theirs = socket.socketpair()
     with ours, theirs, open(os.devnull) as file:
         socket.send_fds(theirs, [b"f"], [file.fileno()])
-        with file_service._received(ours) as found:
+        with file_service._received(ours.fileno()) as found:
             assert not os.get_inheritable(found)

@@ -199,6 +199,22 @@ def pair(calls: ModuleType, kind: int = socket.SOCK_STREAM) -> tuple[int, int]:
     return ours, theirs
 
 
+def test_how_long_a_programs_own_sockets_wait_is_not_for_ours(calls: ModuleType) -> None:
+    before = socket.getdefaulttimeout()
+    try:
+        socket.setdefaulttimeout(0.01)
+        ends = calls.socketpair(socket.SOCK_SEQPACKET)
+        late = threading.Timer(0.1, os.write, (ends[0], b"x"))
+        late.start()
+        assert calls.receive(ends[1], 1) == ([], False)
+        late.join()
+    finally:
+        socket.setdefaulttimeout(before)
+    assert [os.get_blocking(end) for end in ends] == [True, True]
+    for end in ends:
+        os.close(end)
+
+
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
 def test_both_ends_of_a_pair_are_closed_on_exec_and_hear_each_other(calls: ModuleType, kind: int) -> None:
     ours, theirs = pair(calls, kind)

@@ -67,16 +67,23 @@ def test_descriptors_come_closed_on_exec(calls: ModuleType, pair: tuple[Fd, Fd],
             assert os.path.sameopenfile(one, writer) and not os.get_inheritable(one)
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["from nobody", "from somebody"])
+@pytest.mark.parametrize("most", [0, 1, 2, 3])
 def test_more_descriptors_than_are_taken_are_missing_and_left_open_nowhere(
-    calls: ModuleType, pair: tuple[Fd, Fd]
+    calls: ModuleType, pair: tuple[Fd, Fd], most: int, told: bool
 ) -> None:
+    """Also where they are few: there is room for who sent it, and the kernel fills it with descriptors."""
     here, there = pair
+    if told:
+        messages.have_told(there)
     before = held_descriptors()
-    calls.send(here, b"x", (int(here),) * 40)
-    *_, missing = got = calls.message(there, 1, 2)
-    assert missing
-    for one in got[1]:
-        os.close(one)
+    for sent in (most + 1, most + 2, 40):
+        calls.send(here, b"x", (int(here),) * sent)
+        data, rights, _, pidfd, missing = calls.message(there, 1, most)
+        assert (data, missing) == (b"x", True)
+        assert len(rights or ()) == most
+        for one in (*(rights or ()), *(pidfd or ())):
+            os.close(one)
     assert held_descriptors() == before
 
 
@@ -144,6 +151,59 @@ def test_what_fails_leaves_no_descriptor(calls: ModuleType, tmp_path: Path) -> N
         with pytest.raises((OSError, ValueError)):
             attempt()
     assert held_descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda calls, end: calls.bound(SOCK_DGRAM, b""),  # the name of a place that is none: anybody's
+        lambda calls, end: calls.connected(SOCK_DGRAM, b""),
+        lambda calls, end: calls.send(end, b"x", (int(end),) * (MOST + 1)),
+        lambda calls, end: calls.message(end, 1, MOST + 1, MSG_DONTWAIT),
+        lambda calls, end: calls.message(end, 1, -1, MSG_DONTWAIT),
+        lambda calls, end: calls.message(end, -1, 0, MSG_DONTWAIT),
+        lambda calls, end: calls.send(end, b"x", (1 << 32,)),  # not descriptor 0
+        lambda calls, end: calls.send(end, b"x", (-(1 << 31) - 1,)),
+        lambda calls, end: calls.send(end, b"x", (1 << 64,)),
+        lambda calls, end: calls.send(end, b"x", ("1",)),
+        lambda calls, end: calls.send(end, b"x", (1.0,)),
+        lambda calls, end: calls.send(end, "x"),
+    ],
+)
+def test_what_is_no_message_is_refused(
+    attempt: Callable[[ModuleType, Fd], object], calls: ModuleType, pair: tuple[Fd, Fd]
+) -> None:
+    before = held_descriptors()
+    with pytest.raises((ValueError, OverflowError, TypeError)):
+        attempt(calls, pair[0])
+    assert held_descriptors() == before
+    with pytest.raises(BlockingIOError):  # nothing has gone
+        calls.message(pair[1], 1, 0, MSG_DONTWAIT)
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_how_long_a_programs_own_sockets_wait_is_not_for_ours(
+    calls: ModuleType, tmp_path: Path, blocks: bool
+) -> None:
+    here, there = map(Fd, socketpair(SOCK_STREAM))
+    before = socket.getdefaulttimeout()
+    place = os.fsencode(tmp_path / "place")
+    with here, there:
+        os.set_blocking(there, blocks)
+        try:
+            socket.setdefaulttimeout(0.01)
+            made = [owned(calls.bound, SOCK_DGRAM, place), owned(calls.connected, SOCK_DGRAM, place)]
+            calls.set_option(there, messages.SO_PASSCRED, 0)
+            with pytest.raises(BlockingIOError):
+                calls.message(there, 1, 0, MSG_DONTWAIT)
+            speaker = threading.Timer(0.1, calls.send, (here, b"late"))
+            speaker.start()
+            if blocks:
+                assert calls.message(there, 64, 0)[0] == b"late"
+            speaker.join()
+        finally:
+            socket.setdefaulttimeout(before)
+        assert [os.get_blocking(end) for end in (here, there, *made)] == [True, blocks, True, True]
 
 
 def test_nobody_is_killed_who_speaks_to_nobody(calls: ModuleType) -> None:

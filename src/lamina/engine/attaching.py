@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 import time
 from errno import ECONNREFUSED, ENOENT
 
 from lamina.errors import Conflict, KernelError, LaminaError
 from lamina.linux.fd import Fd
+from lamina.linux.messages import SOCK_SEQPACKET, connected, socketpair
 from lamina.store.containers import PAUSED, RESTARTING, RUNNING
 from lamina.store.events import about, note
 from lamina.supervisor.client import Attached, Client, greet
@@ -72,13 +72,13 @@ def start_attached(
     asked = home.asked()
     if home.state() in (RUNNING, PAUSED, RESTARTING):
         return attach(home, wanted)
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
-    with Fd(theirs.detach()) as their:
-        channel = ours.detach()
+    ours, theirs = map(Fd, socketpair(SOCK_SEQPACKET))
+    with theirs:
+        channel = ours.steal()
         client = _client(channel, asked, wanted)
         try:
             greet_as(channel, asked, wanted)
-            warnings = start(home, attached=their)
+            warnings = start(home, attached=theirs)
         except BaseException:
             client.close()
             raise
@@ -138,14 +138,11 @@ def _connect(home: Home, asked: dict[str, Any]) -> int:
         )
     end = time.monotonic() + PATIENCE
     while True:
-        channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         try:
             with Fd(os.open(home.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as place:
                 # the path itself may be too long for a socket (unix(7))
-                channel.connect(b"/proc/self/fd/%d/%s" % (place, SOCKET))
-            return channel.detach()
+                return connected(SOCK_SEQPACKET, b"/proc/self/fd/%d/%s" % (place, SOCKET))
         except OSError as error:
-            channel.close()
             if error.errno not in (ENOENT, ECONNREFUSED):
                 raise KernelError("connect", error.errno or 0, os.fsdecode(home.path)) from error
             _check(home)

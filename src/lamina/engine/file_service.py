@@ -14,7 +14,6 @@ it forked, which has the socket, and may have given up rights (decision 0083).
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from errno import ECONNRESET, EINVAL, EPIPE
 
@@ -23,7 +22,8 @@ from lamina.engine.roots import become
 from lamina.engine.within import FAILURE, FIRST_FILE, RESULT, Carried, apart, frame, receive, send
 from lamina.errors import Corrupt, TimeoutExpired
 from lamina.linux.fd import Fd, ready
-from lamina.linux.messages import have_told, received
+from lamina.linux.messages import SOCK_STREAM, have_told, received, socketpair
+from lamina.linux.messages import send as send_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,14 +89,15 @@ class Service:
 
     def __init__(self, maps: Maps) -> None:
         """Raises Unsupported where this host lets nobody make such a namespace, OSError."""
-        self._ours, theirs = socket.socketpair()
+        # no socket.socketpair(): where a program has set a time for its sockets (setdefaulttimeout) these do not wait
+        self._ours, theirs = map(Fd, socketpair(SOCK_STREAM))
         self._pid = os.getpid()
         self._turn = threading.Lock()
         self._ended = False
         try:
             with theirs, Fd(os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)) as status:
-                have_told(theirs.fileno(), pidfd=False)
-                apart(maps, serve, IDLE, self._pid, _rights(status), files=(theirs.fileno(), status))
+                have_told(theirs, pidfd=False)
+                apart(maps, serve, IDLE, self._pid, _rights(status), files=(theirs, status))
         except BaseException:
             self._ours.close()
             raise
@@ -135,18 +136,16 @@ class Service:
         return None
 
     def _asked(self, wanted: Wanted, root: Fd | Stood, write: bool) -> Answer:
-        descriptor = self._ours.fileno()
-        given = [root] if isinstance(root, Fd) else []
-        send(descriptor, wanted, None if given else root, write)
+        given = (root,) if isinstance(root, Fd) else ()
+        send(self._ours, wanted, None if given else root, write)
         if given:
-            socket.send_fds(self._ours, [_BYTE], given)
-        kind, content, has_file = receive(descriptor)
+            send_message(self._ours, _BYTE, given)
+        kind, content, has_file = receive(self._ours)
         return kind, content, _received(self._ours) if has_file else None
 
 
-def _received(channel: socket.socket) -> Fd:
-    # not socket.recv_fds: of what that gives, a program that another thread executes meanwhile has a copy
-    descriptors = received(channel.fileno(), 1, 1).descriptors
+def _received(channel: int) -> Fd:
+    descriptors = received(channel, 1, 1).descriptors
     if not descriptors:
         raise Corrupt("work in a user namespace: the process there ended without an answer")
     return descriptors[0]
@@ -169,7 +168,7 @@ def _rights(status: int) -> list[bytes]:
 class _Heard:
     """What the process *owner* says on the channel: of somebody else nothing is taken, and nobody is heard any more."""
 
-    def __init__(self, channel: socket.socket, owner: int) -> None:
+    def __init__(self, channel: int, owner: int) -> None:
         self.channel, self.owner = channel, owner
 
     def read(self, size: int) -> bytes:
@@ -190,7 +189,7 @@ class _Heard:
 
     def _next(self, size: int, most: int) -> Sent:
         # what several have sent is never one piece (unix(7), SO_PASSCRED)
-        found = received(self.channel.fileno(), size, most)
+        found = received(self.channel, size, most)
         if not found.data or found.sender is None or found.sender[0] != self.owner:
             raise Corrupt("work in a user namespace: the program has ended, or somebody else asks")
         return found
@@ -200,10 +199,9 @@ def serve(idle: float, owner: int, rights: list[bytes]) -> None:
     """Answer the process *owner* until the other side is gone, that may not do any more what it could (*rights*), or it
     has not asked for *idle* seconds.
     """
-    channel = socket.socket(fileno=FIRST_FILE)
-    heard = _Heard(channel, owner)
+    heard = _Heard(FIRST_FILE, owner)
     own = (os.geteuid(), os.getegid())
-    while ready(idle, channel.fileno()) and _rights(FIRST_FILE + 1) == rights:
+    while ready(idle, FIRST_FILE) and _rights(FIRST_FILE + 1) == rights:
         try:
             wanted, stood, write = frame(heard.read)
             root = heard.descriptor() if stood is None else None
@@ -218,10 +216,10 @@ def serve(idle: float, owner: int, rights: list[bytes]) -> None:
         except Exception as error:
             answer = (FAILURE, Carried(error), False)
         try:
-            send(channel.fileno(), *answer)
+            send(FIRST_FILE, *answer)
             if made is not None:
                 with made:
-                    socket.send_fds(channel, [_BYTE], [made])
+                    send_message(FIRST_FILE, _BYTE, (made,))
         except ConnectionError:
             return
 

@@ -10,6 +10,15 @@ from fcntl import LOCK_NB, LOCK_SH, LOCK_UN, fcntl, flock
 __all__ = ["exchange", "fcntl", "flock", "locked", "poll", "receive", "socketpair"]
 
 
+def patient(end: _socket.socket, blocks: bool = True) -> _socket.socket:
+    """*end*, which was made just now. How long a program's sockets wait where nothing else is said, by
+    socket.setdefaulttimeout(), is not for ours: these wait, or do not (*blocks*), as the kernel has it.
+    """
+    if _socket.getdefaulttimeout() is not None:
+        end.setblocking(blocks)
+    return end
+
+
 def exchange(one: bytes, other: bytes, /) -> None:
     """As _native.exchange."""
     from lamina.linux.constants import AT_FDCWD, RENAME_EXCHANGE
@@ -48,7 +57,8 @@ def poll(wanted: list[tuple[int, int]], milliseconds: int, /) -> list[tuple[int,
 
 def receive(fd: int, most: int, /) -> tuple[list[int], bool]:
     """As _native.receive."""
-    channel = _socket.socket(fileno=os.dup(fd))
+    blocks = os.get_blocking(fd)
+    channel = patient(_socket.socket(fileno=os.dup(fd)), blocks)
     try:
         _, parts, flags, _ = channel.recvmsg(1, _socket.CMSG_SPACE(4 * most), _socket.MSG_CMSG_CLOEXEC)
     finally:
@@ -65,4 +75,4 @@ def receive(fd: int, most: int, /) -> tuple[list[int], bool]:
 def socketpair(type: int, /) -> tuple[int, int]:
     """As _native.socketpair."""
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, type | _socket.SOCK_CLOEXEC, 0)
-    return ours.detach(), theirs.detach()
+    return patient(ours).detach(), patient(theirs).detach()

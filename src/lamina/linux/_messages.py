@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import _socket
+import os
+from operator import index
+
+from lamina.linux._descriptors import patient
 
 __all__ = ["bound", "connected", "message", "send", "set_option"]
 
@@ -10,6 +14,7 @@ __all__ = ["bound", "connected", "message", "send", "set_option"]
 SCM_PIDFD = 4
 _NUMBER, _CREDENTIALS = 4, 12  # bytes of a descriptor, and of struct ucred
 _LONGEST = 107
+_MOST_RIGHTS = 64
 
 
 def bound(type: int, path: bytes, /) -> int:
@@ -23,9 +28,9 @@ def connected(type: int, path: bytes, /) -> int:
 
 
 def _made(type: int, path: bytes, call: object) -> int:
-    if len(path) > _LONGEST or b"\0" in path:
-        raise ValueError("the path of a socket has at most 107 bytes, and no null")
-    end = _socket.socket(_socket.AF_UNIX, type | _socket.SOCK_CLOEXEC)
+    if not path or len(path) > _LONGEST or b"\0" in path:
+        raise ValueError("the path of a socket has 1 to 107 bytes, and no null")
+    end = patient(_socket.socket(_socket.AF_UNIX, type | _socket.SOCK_CLOEXEC))
     try:
         call(end, path)  # type: ignore[operator]
         return end.detach()
@@ -34,9 +39,15 @@ def _made(type: int, path: bytes, call: object) -> int:
         raise
 
 
+def _known(fd: int) -> _socket.socket:
+    """The socket that *fd* is; to be detached, for it is the caller's."""
+    blocks = os.get_blocking(fd)
+    return patient(_socket.socket(fileno=fd), blocks)
+
+
 def set_option(fd: int, option: int, number: int, /) -> None:
     """As _native.set_option."""
-    end = _socket.socket(fileno=fd)
+    end = _known(fd)
     try:
         end.setsockopt(_socket.SOL_SOCKET, option, number)
     finally:
@@ -45,9 +56,11 @@ def set_option(fd: int, option: int, number: int, /) -> None:
 
 def send(fd: int, data: bytes | bytearray | memoryview, descriptors: tuple[int, ...] = (), /) -> int:
     """As _native.send."""
-    rights = b"".join(int(one).to_bytes(_NUMBER, "little", signed=True) for one in descriptors)
+    if len(descriptors) > _MOST_RIGHTS:
+        raise ValueError("send takes at most 64 descriptors")
+    rights = b"".join(index(one).to_bytes(_NUMBER, "little", signed=True) for one in descriptors)
     beside = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if rights else []
-    end = _socket.socket(fileno=fd)
+    end = _known(fd)
     try:
         return end.sendmsg([data], beside, _socket.MSG_NOSIGNAL)
     finally:
@@ -58,18 +71,25 @@ def message(
     fd: int, size: int, most: int, flags: int = 0, /
 ) -> tuple[bytes, tuple[int, ...] | None, tuple[int, ...] | None, tuple[int, ...] | None, bool]:
     """As _native.message."""
+    if size < 0 or not 0 <= most <= _MOST_RIGHTS:
+        raise ValueError("message takes a size, and 0 to 64 descriptors")
     lengths = (most * _NUMBER, _CREDENTIALS, _NUMBER)
     room = sum(_socket.CMSG_SPACE(length) for length in lengths if length)
-    end = _socket.socket(fileno=fd)
+    end = _known(fd)
     try:
         data, parts, told, _ = end.recvmsg(size, room, flags | _socket.MSG_CMSG_CLOEXEC)
     finally:
         end.detach()
+    kinds = (_socket.SCM_RIGHTS, _socket.SCM_CREDENTIALS, SCM_PIDFD)
     found = {
         kind: tuple(memoryview(content).cast("i"))
         for level, kind, content in parts
-        if level == _socket.SOL_SOCKET
+        if level == _socket.SOL_SOCKET and kind in kinds
     }
-    kinds = (_socket.SCM_RIGHTS, _socket.SCM_CREDENTIALS, SCM_PIDFD)
-    rights, credentials, pidfd = (found.get(kind) for kind in kinds)
-    return data, rights, credentials, pidfd, bool(told & _socket.MSG_CTRUNC)
+    rights, credentials, pidfd = map(found.get, kinds)
+    missing = bool(told & _socket.MSG_CTRUNC)
+    if rights is not None and len(rights) > most:  # the kernel filled the room of what did not come with them
+        for one in rights[most:]:
+            os.close(one)
+        rights, missing = rights[:most], True
+    return data, rights, credentials, pidfd, missing

@@ -8,7 +8,8 @@
 #define SCM_PIDFD 4     /* linux/socket.h, since Linux 6.5 */
 #endif
 
-/* Room for everything that may come beside one message, and for no descriptor more than was asked for. */
+/* Room for everything that may come beside one message. Where something else does not come, the kernel fills it with
+ * descriptors that nobody has asked for. */
 enum { CREDENTIALS = sizeof(int[3]), ROOM = CMSG_SPACE(MOST_RIGHTS * sizeof(int)) + CMSG_SPACE(CREDENTIALS) + CMSG_SPACE(sizeof(int)) };
 
 static PyObject *made_at(PyObject *args, long call)
@@ -19,8 +20,9 @@ static PyObject *made_at(PyObject *args, long call)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (!PyArg_ParseTuple(args, "iy#", &type, &path, &length))
         return NULL;
-    if (length >= (Py_ssize_t)sizeof address.sun_path || memchr(path, 0, (size_t)length)) {
-        PyErr_SetString(PyExc_ValueError, "the path of a socket has at most 107 bytes, and no null");
+    /* none at all is the name of an abstract socket, which anybody may have (unix(7)) */
+    if (!length || length >= (Py_ssize_t)sizeof address.sun_path || memchr(path, 0, (size_t)length)) {
+        PyErr_SetString(PyExc_ValueError, "the path of a socket has 1 to 107 bytes, and no null");
         return NULL;
     }
     memcpy(address.sun_path, path, (size_t)length);
@@ -86,7 +88,10 @@ static PyObject *native_send(PyObject *self, PyObject *args)
         *part = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
             .cmsg_len = CMSG_LEN((size_t)count * sizeof(int))};
         for (Py_ssize_t i = 0; i < count; i++) {
-            int one = (int)PyLong_AsLong(PyTuple_GetItem(descriptors, i));
+            long number = PyLong_AsLong(PyTuple_GetItem(descriptors, i));
+            int one = (int)number;
+            if (one != number)
+                PyErr_SetString(PyExc_OverflowError, "a descriptor is an int of C");
             if (PyErr_Occurred())
                 goto done;
             memcpy(CMSG_DATA(part) + (size_t)i * sizeof one, &one, sizeof one);
@@ -98,44 +103,51 @@ done:
     return sent < 0 ? NULL : PyLong_FromLong(sent);
 }
 
-/* The numbers of a part, as a tuple. */
-static PyObject *numbers_of(struct cmsghdr *part)
+static size_t count_of(const struct cmsghdr *part)
 {
-    size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    return (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+}
+
+static int number_at(struct cmsghdr *part, size_t i)
+{
+    int one;
+    memcpy(&one, CMSG_DATA(part) + i * sizeof one, sizeof one);
+    return one;
+}
+
+/* The first numbers of a part, as a tuple. */
+static PyObject *numbers_of(struct cmsghdr *part, size_t count)
+{
     PyObject *all = PyTuple_New((Py_ssize_t)count);
     for (size_t i = 0; all && i < count; i++) {
-        int one;
-        memcpy(&one, CMSG_DATA(part) + i * sizeof one, sizeof one);
-        PyObject *number = PyLong_FromLong(one);
+        PyObject *number = PyLong_FromLong(number_at(part, i));
         if (!number || PyTuple_SetItem(all, (Py_ssize_t)i, number))
             Py_CLEAR(all);
     }
     return all;
 }
 
-static void close_all(struct msghdr *message)
+/* Close what nobody is given: descriptors beyond *most*; if nothing is *given*, all. Closing may take its time. */
+static void close_rest(struct msghdr *message, size_t most, int given)
 {
     for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part; part = CMSG_NXTHDR(message, part)) {
-        if (part->cmsg_level != SOL_SOCKET || (part->cmsg_type != SCM_RIGHTS && part->cmsg_type != SCM_PIDFD))
+        int are_rights = part->cmsg_type == SCM_RIGHTS;
+        if (part->cmsg_level != SOL_SOCKET || !(are_rights || (part->cmsg_type == SCM_PIDFD && !given)))
             continue;
-        size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < count; i++) {
-            int one;
-            memcpy(&one, CMSG_DATA(part) + i * sizeof one, sizeof one);
-            if (one >= 0)
-                close(one);
-        }
+        for (size_t i = given ? most : 0; i < count_of(part); i++)
+            if (number_at(part, i) >= 0)
+                close(number_at(part, i));
     }
 }
 
 PyDoc_STRVAR(message_doc, "message(fd, size, most, flags=0) -> (bytes, descriptors, credentials, pidfd, whether something is missing)\n\n"
-    "recvmsg(2) of at most *size* bytes and *most* descriptors, close-on-exec: a tuple of these, and what a socket with\n"
-    "SO_PASSCRED and SO_PASSPIDFD is told of the sender: its (pid, uid, gid), and a tuple of one descriptor of it (or of a\n"
-    "negative number); None each where nothing was told.");
+    "recvmsg(2) of at most *size* bytes and *most* descriptors, close-on-exec: a tuple of these (more are closed, and are\n"
+    "missing); and what a socket with SO_PASSCRED and SO_PASSPIDFD is told of the sender: its (pid, uid, gid), and a tuple\n"
+    "of one descriptor of it (or of a negative number). None each where nothing was told.");
 static PyObject *native_message(PyObject *self, PyObject *args)
 {
     (void)self;
-    int fd, most, flags = 0;
+    int fd, most, flags = 0, missing = 0;
     Py_ssize_t size;
     if (!PyArg_ParseTuple(args, "ini|i", &fd, &size, &most, &flags))
         return NULL;
@@ -157,14 +169,23 @@ static PyObject *native_message(PyObject *self, PyObject *args)
     for (struct cmsghdr *part = CMSG_FIRSTHDR(&message); part; part = CMSG_NXTHDR(&message, part)) {
         PyObject **which = part->cmsg_level != SOL_SOCKET ? NULL : part->cmsg_type == SCM_RIGHTS ? &rights
             : part->cmsg_type == SCM_CREDENTIALS ? &credentials : part->cmsg_type == SCM_PIDFD ? &pidfd : NULL;
-        if (which && !*which && !(*which = numbers_of(part)))
-            goto failed;
+        size_t count = count_of(part);
+        if (which == &rights && count > (size_t)most) {
+            count = (size_t)most;
+            missing = 1;
+        }
+        if (which && !*which && !(*which = numbers_of(part, count)))
+            goto received;
     }
+    missing |= message.msg_flags & MSG_CTRUNC;
     told = Py_BuildValue("y#OOOO", buffer, (Py_ssize_t)got, rights ? rights : Py_None,
-        credentials ? credentials : Py_None, pidfd ? pidfd : Py_None, message.msg_flags & MSG_CTRUNC ? Py_True : Py_False);
-failed:
-    if (!told)
-        close_all(&message);
+        credentials ? credentials : Py_None, pidfd ? pidfd : Py_None, missing ? Py_True : Py_False);
+received:
+    if (missing || !told) {
+        Py_BEGIN_ALLOW_THREADS
+        close_rest(&message, (size_t)most, told != NULL);
+        Py_END_ALLOW_THREADS
+    }
 done:
     Py_XDECREF(rights);
     Py_XDECREF(credentials);

@@ -18,6 +18,7 @@ import warnings
 from errno import EAGAIN, EINVAL, ETIMEDOUT
 from itertools import starmap
 
+from lamina.linux._descriptors import patient
 from lamina.linux.constants import (
     CLONE_CLEAR_SIGHAND,
     CLONE_NEWPID,
@@ -176,7 +177,9 @@ def _hand_over(
     """(pid, pidfd) of the process that a fork makes for us. Whatever is raised, also by a handler of a signal that came
     to another thread: then it is not there. Raises OSError.
     """
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC, 0)
+    ours, theirs = map(
+        patient, _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC, 0)
+    )
     forked: list[int] = []
     try:
         with warnings.catch_warnings():
