@@ -76,7 +76,7 @@ BOTH: list[tuple[Any, Any, Any]] = [
     ({"cpu": {"quota": -1}}, {"cpu": [("cpu.cfs_quota_us", "-1")]}, {"cpu": [("cpu.max", "max")]}),
     ({"cpu": {"quota": 50_000}}, {"cpu": [("cpu.cfs_quota_us", "50000")]}, {"cpu": [("cpu.max", "50000")]}),
     ({"cpu": {"period": 5_000}}, {"cpu": [("cpu.cfs_period_us", "5000")]}, {"cpu": [("cpu.max", "max 5000")]}),
-    ({"cpu": {"shares": 0, "quota": 0, "period": 0}}, {}, {}),
+    ({"cpu": {"shares": 0, "quota": 0, "period": 0, "realtimePeriod": 0}}, {}, {}),
     (
         {"cpu": {"quota": 50_000, "burst": 10_000}},
         {"cpu": [("cpu.cfs_quota_us", "50000"), ("cpu.cfs_burst_us", "10000")]},

@@ -189,9 +189,18 @@ def test_what_is_no_device(tmp_path: Path, device: dict[str, Any], complaint: st
     spec["linux"]["devices"] = [device]
     with pytest.raises(InvalidInput, match=complaint):
         run(prepared(tmp_path, spec))
-    spec["linux"]["devices"] = [{"path": "/dev/x", "type": "p"}] * 2
+    spec["linux"]["devices"] = [
+        {"path": "/dev/x", "type": "p"},
+        {"path": "/dev/x", "type": "p", "fileMode": 0},
+    ]
     with pytest.raises(InvalidInput, match="same path"):
         run(prepared(tmp_path, spec))
+
+
+def test_a_device_that_is_said_twice_is_one(tmp_path: Path) -> None:
+    spec = spec_for("/usr/bin/stat", "-c", "%F", "/dev/x")
+    spec["linux"]["devices"] = [{"path": "/dev/x", "type": "p"}] * 2
+    assert said(prepared(tmp_path, spec)) == "fifo\n"
 
 
 @pytest.mark.parametrize("target", ["{outside}", "/../../../../../..{outside}"])

@@ -89,6 +89,20 @@ def test_ids_groups_limits_and_mask_are_the_specifications(tmp_path):
     assert text.splitlines() == ["1000", "100", "100 4 24", "0027", "77", "99", "/srv/data", "box"]
 
 
+@pytest.mark.parametrize(
+    ("user", "mask"),
+    [({}, "0022"), ({"umask": 0}, "0000"), ({"umask": 0o077}, "0077"), ({"umask": 0o777}, "0777")],
+)
+def test_a_mask_of_nobody_elses(tmp_path, user, mask):
+    before = os.umask(0o137)
+    try:
+        bundle = over_host(tmp_path, shell("umask", user={"uid": 0, "gid": 0, **user}))
+        assert run(bundle) == (0, f"{mask}\n")
+        assert os.umask(0o137) == 0o137
+    finally:
+        os.umask(before)
+
+
 def test_privileges_are_gone(tmp_path):
     spec = with_proc(shell("grep -E '^(Cap|NoNewPrivs)' /proc/self/status"))
     spec["process"]["capabilities"] = {k: ["CAP_KILL"] for k in ("bounding", "effective", "permitted")}
@@ -161,9 +175,13 @@ def test_a_bind_shows_the_hosts_directory_or_file_at_a_mount_point_made_for_it(t
 
 
 def test_a_read_only_root(tmp_path):
-    spec = shell("touch /x || echo refused")
+    """What is mounted below it stays as it is."""
+    spec = shell("touch /x 2>&- || echo refused; touch /mnt/x && echo done")
+    spec["mounts"] = [{"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"}]
     spec["root"] = {"readonly": True}
-    assert run(over_host(tmp_path, spec))[1].endswith("refused\n")
+    assert run(over_host(tmp_path, spec)) == (0, "refused\ndone\n")
+    spec["root"] = {"readonly": False}
+    assert run(over_host(tmp_path, spec)) == (0, "done\n")
 
 
 def test_a_terminal_is_the_containers_own(tmp_path):
@@ -241,18 +259,22 @@ def test_a_missing_bind_source_is_found_before_anything_starts(tmp_path):
         run(over_host(tmp_path, spec))
 
 
-def test_limits_are_made_and_removed_with_the_container(tmp_path):
-    spec = with_proc(shell("cat /proc/self/cgroup"))
+def test_limits_are_made_where_asked_and_removed_with_the_container(tmp_path):
+    at, (reader, writer) = f"/lamina-test/{tmp_path.name}-{os.getpid()}", os.pipe()
+    spec = with_proc(small("/bin/cat"))
     spec["linux"]["namespaces"].append({"type": "cgroup"})
-    spec["linux"].update(
-        cgroupsPath=f"/lamina-test/{tmp_path.name}-{os.getpid()}", resources={"pids": {"limit": 9}}
-    )
+    spec["linux"].update(cgroupsPath=at, resources={"pids": {"limit": 9}})
     null = os.open("/dev/null", os.O_RDWR)
-    running = launch(over_host(tmp_path, spec), stdin=null, stdout=null, stderr=null)
+    running = launch(over_host(tmp_path, spec), stdin=reader, stdout=null, stderr=null)
     os.close(null)
+    os.close(reader)
     assert running.cgroup is not None
     place = running.cgroup.paths.get("pids") or running.cgroup.paths[""]
     assert Path(os.fsdecode(place), "pids.max").read_text() == "9\n"
+    joined = {line.split(":", 2)[2] for line in Path(f"/proc/{running.pid}/cgroup").read_text().splitlines()}
+    assert all(os.fsdecode(path).endswith(at) for path in running.cgroup.paths.values())
+    assert any(path.endswith(at) for path in joined), joined
+    os.close(writer)
     running.wait()
     running.close()
     assert not os.path.exists(place)

@@ -67,6 +67,7 @@ TMPFS = {"type": "tmpfs", "source": "tmpfs"}
         (["ro"], {"ro"}, {"rw"}),
         (["rro"], {"ro"}, {"rw"}),
         (["ro", "rw"], {"rw"}, {"ro"}),
+        (["", "ro", ""], {"ro"}, {"rw"}),
         (["nosuid", "nodev", "noexec"], {"nosuid", "nodev", "noexec"}, set()),
         (["nosuid", "suid", "nodev", "dev", "noexec", "exec"], set(), {"nosuid", "nodev", "noexec"}),
         (["rnosuid", "rnodev", "rnoexec"], {"nosuid", "nodev", "noexec"}, set()),
@@ -438,6 +439,16 @@ def test_a_slave_root_sees_what_the_host_mounts_in_it(tmp_path: Path) -> None:
         return next(line for line in text.splitlines() if line.split()[4] == "/").split(" - ")[0].split()[6:]
 
     assert any(tag.startswith("master:") for tag in in_mount_namespace(inner))
+
+
+@pytest.mark.parametrize(
+    "destination", [f"/nowhere/..{PLACE}/.", f"..{PLACE}", f"/../..{PLACE}/here/..", PLACE[1:] + "/"]
+)
+def test_a_destination_with_steps_back_is_meant_by_its_names(tmp_path: Path, destination: str) -> None:
+    """Whether what they pass is there or not, as with runc and crun."""
+    spec = spec_for({**TMPFS, "destination": destination})
+    assert f" {PLACE} " in said(prepared(tmp_path, spec))
+    assert not (tmp_path / "upper/nowhere").exists()
 
 
 def test_remount_changes_what_is_mounted_and_by_descriptor(tmp_path: Path) -> None:

@@ -106,6 +106,14 @@ def test_personality(tmp_path: Path, domain: str, expected: int) -> None:
         ({"mode": "MPOL_BIND", "nodes": "0"}, [0, 2, 1]),
         ({"mode": "MPOL_PREFERRED", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}, [0, 1 | 1 << 15, 1]),
         ({"mode": "MPOL_INTERLEAVE", "nodes": "0-0"}, [0, 3, 1]),
+        ({"mode": "MPOL_INTERLEAVE", "nodes": "0", "flags": ["MPOL_F_RELATIVE_NODES"]}, [0, 3 | 1 << 14, 1]),
+        ({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_NUMA_BALANCING"]}, [0, 2 | 1 << 13, 1]),
+        pytest.param(
+            {"mode": "MPOL_PREFERRED_MANY", "nodes": "0"}, [0, 5, 1], marks=pytest.mark.kernel("5.15")
+        ),
+        pytest.param(
+            {"mode": "MPOL_WEIGHTED_INTERLEAVE", "nodes": "0"}, [0, 6, 1], marks=pytest.mark.kernel("6.9")
+        ),
         ({"mode": "MPOL_LOCAL"}, [0, 4, 0]),
         ({"mode": "MPOL_DEFAULT"}, [0, 0, 0]),
     ],

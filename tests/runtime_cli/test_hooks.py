@@ -198,6 +198,16 @@ def test_hooks_after_the_fact_are_only_written_down(runtime: Runtime) -> None:
     assert "poststop hook /bin/sh: exit status 5" in said[1]["msg"]
 
 
+@pytest.mark.parametrize("words", [("run",), ("run", "--detach")])
+def test_run_says_what_hooks_failed_at_that_stop_nothing(runtime: Runtime, words: tuple[str, ...]) -> None:
+    bundle = runtime.shell("exec sleep 600 >/dev/null 2>&1" if "--detach" in words else "echo ran")
+    bundle.config["hooks"] = {"poststart": [shell("exit 4")], "poststop": [shell("exit 5")]}
+    done = runtime.ask(*words, "--bundle", bundle.write(), "c")
+    assert done.returncode == 0
+    assert "poststart hook /bin/sh: exit status 4" in done.stderr
+    assert ("poststop hook /bin/sh: exit status 5" in done.stderr) is ("--detach" not in words)
+
+
 def test_a_hook_may_have_all_the_time_that_the_specification_can_say(runtime: Runtime) -> None:
     bundle = runtime.bundle("true")
     bundle.config["hooks"] = {

@@ -37,7 +37,7 @@ _MEMORY_SWITCHES = {
     "useHierarchy": "memory.use_hierarchy",
 }
 _UNSET_IS_ZERO = frozenset(
-    ("shares", "period", "quota", "limit", "swap", "reservation", "kernel", "kernelTCP")
+    ("shares", "period", "quota", "realtimePeriod", "limit", "swap", "reservation", "kernel", "kernelTCP")
 )
 
 

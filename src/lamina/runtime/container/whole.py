@@ -26,11 +26,13 @@ def run(
     keep: bool = False,
     before: Callable[[Container, int], None] | None = None,
     stay: Callable[[int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> int:
     """Create the container *identity* from a bundle, start it, wait for its end, delete it (unless *keep*).
 
     Its exit status, 128 + n after signal n. *before* its start the container and a pidfd of its first process are
-    shown; *stay* returns when that has ended. Raises what `create` and `start` raise, and then nothing is left behind.
+    shown; *stay* returns when that has ended. *warn* is told what hooks failed at that stop nothing. Raises what
+    `create` and `start` raise, and then nothing is left behind.
     """
     made = create(root, identity, replace(wishes, meanwhile=_load))
     from lamina.runtime.container.begin import start
@@ -40,7 +42,7 @@ def run(
         with Fd(os.pidfd_open(made.pid)) as pidfd:
             if before is not None:
                 before(made, pidfd)
-            start(made)
+            _tell(start(made), warn)
             if stay is not None:
                 stay(pidfd)
             status = reap(pidfd)
@@ -51,10 +53,16 @@ def run(
             failure.add_note(f"while cleaning up: {second}")
         raise
     if not keep:
-        delete(made)
+        _tell(delete(made), warn)
     if status is None:
         raise InvalidInput("run: somebody else has waited for the container")
     return status
+
+
+def _tell(failures: tuple[str, ...], warn: Callable[[str], None] | None) -> None:
+    if warn is not None:
+        for failure in failures:
+            warn(failure)
 
 
 def _load() -> None:

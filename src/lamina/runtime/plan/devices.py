@@ -104,6 +104,7 @@ def devices_of(spec: Spec) -> tuple[Node, ...]:
                 int(device.get("gid") or 0),
             )
         )
+    nodes = list(dict.fromkeys(nodes))  # who merges lists may say the same twice
     if len({node.path for node in nodes}) < len(nodes):
         raise InvalidInput("make devices: two of linux.devices have the same path")
     return tuple(nodes)

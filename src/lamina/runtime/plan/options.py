@@ -100,6 +100,8 @@ def parse_options(options: list[str]) -> Options:
                 words[option] = True
         elif option in PROPAGATION:
             propagation = PROPAGATION[option]
+        elif not option:
+            continue  # what is left of a list of words that was empty
         elif option.startswith("r") and option[1:] in ATTRIBUTES and option != "rdefaults":
             _add_below(attributes, ATTRIBUTES[option[1:]])
         else:

@@ -54,8 +54,18 @@ def _shown(path: bytes) -> str:
 
 
 def destination_of(mount: dict[str, Any]) -> str:
-    """Where an entry of `mounts` goes; a relative path is meant from the root on (config.md, Mounts)."""
+    """Where an entry of `mounts` goes; a relative path is meant from the root on (config.md, Mounts). `..` takes the
+    name before it away, whatever that is, as with runc and crun: what may be where is decided by what is left.
+    """
     destination = str(mount["destination"])
+    if ".." in destination.split("/"):
+        names: list[str] = []
+        for name in destination.split("/"):
+            if name == "..":
+                del names[-1:]
+            elif name not in ("", "."):
+                names.append(name)
+        destination = "/".join(names)
     return destination if destination.startswith("/") else "/" + destination
 
 

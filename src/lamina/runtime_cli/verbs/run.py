@@ -5,7 +5,7 @@ from __future__ import annotations
 from lamina.argv.declare import Arguments, Option, Verb
 from lamina.errors import LaminaError
 from lamina.runtime.container.creation import create
-from lamina.runtime_cli.asked import root
+from lamina.runtime_cli.asked import root, warner
 from lamina.runtime_cli.options import CREATION, HELP, ID
 from lamina.runtime_cli.verbs.create import say_notes, wishes
 
@@ -41,7 +41,9 @@ def do(args: Arguments) -> int:
 
     asked = wishes(args, console=None if args.console_socket else attendance.take)
     try:
-        return run(root(args), args.id, asked, keep=args.keep, before=before, stay=attendance.stay)
+        return run(
+            root(args), args.id, asked, keep=args.keep, before=before, stay=attendance.stay, warn=warner(args)
+        )
     finally:
         attendance.close()
 
@@ -52,7 +54,7 @@ def _leave(args: Arguments) -> int:
     made = create(root(args), args.id, wishes(args))
     say_notes(args, made)
     try:
-        start(made)
+        failures = start(made)
     except BaseException as failure:
         from lamina.runtime.container.ending import delete
 
@@ -61,4 +63,6 @@ def _leave(args: Arguments) -> int:
         except (OSError, LaminaError) as second:
             failure.add_note(f"while cleaning up: {second}")
         raise
+    for failed in failures:
+        warner(args)(failed)
     return 0
