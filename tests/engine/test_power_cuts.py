@@ -102,7 +102,7 @@ def test_cut_at_any_step(
     tmp_path: Path, kind: str, order: str, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if order == "unknown":
-        monkeypatch.setattr(order_of_names, "keeps_order", lambda _: False)
+        monkeypatch.setattr(order_of_names, "keeps_order", lambda *_: False)
     in_memory(cut_at_every_step, tmp_path, kind, verb, order)
 
 

@@ -43,7 +43,7 @@ def _unwatched() -> Iterator[None]:
 @pytest.fixture(params=[KEPT, UNKNOWN])
 def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Whether the file system keeps the order of changes of names."""
-    monkeypatch.setattr(order_of_names, "keeps_order", lambda _: request.param == KEPT)
+    monkeypatch.setattr(order_of_names, "keeps_order", lambda *_: request.param == KEPT)
     return str(request.param)
 
 

@@ -22,8 +22,10 @@ def is_said_of(place: Path, options: tuple[str, ...], keeps: bool) -> None:
             file.write(b"content")
             file.flush()
             os.fsync(file.fileno())
-        assert keeps_order(bytes(point)) == keeps
+        assert keeps_order(bytes(point), bytes(point / "lost+found")) == keeps
+        assert not keeps_order(bytes(point), bytes(place))  # not from one to the other
     assert not keeps_order(bytes(place))  # which is in memory
+    assert not keeps_order()
 
 
 @pytest.mark.root

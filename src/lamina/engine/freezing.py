@@ -495,4 +495,5 @@ def change(
 
 def batch_for(home: Home, asked: Record) -> Batch:
     """Of records that are as durable as the container at *home*, whose record is *asked*."""
-    return Batch(sync=not is_volatile(asked), place=home.path)
+    store = home.store
+    return Batch(sync=not is_volatile(asked), places=(home.path, store.layers, store.blobs, store.images))

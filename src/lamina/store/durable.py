@@ -45,11 +45,12 @@ class Batch:
     may leave each record old or new, and whole: none may need that another one is new, if no `wait` is between them.
     """
 
-    def __init__(self, *, sync: bool = True, place: bytes | None = None) -> None:
-        """Without *sync* nothing is waited for: readers see each record whole, and a power cut may take it. *place* is
-        a directory on the file system of all of it; without it there is no order.
+    def __init__(self, *, sync: bool = True, places: tuple[bytes, ...] = ()) -> None:
+        """Without *sync* nothing is waited for: readers see each record whole, and a power cut may take it. *places*
+        are directories on all file systems on which names change; without any there is no order.
         """
-        self._sync, self._place = sync, place
+        self._sync, self._places = sync, places
+        self._order: bool | None = None
         self._afterwards: list[Callable[[], None]] = []
         self._begin()
 
@@ -132,11 +133,11 @@ class Batch:
     @property
     def in_order(self) -> bool:
         """Whether nothing need be waited for between two changes of names."""
-        if not self._sync:
-            return True
-        from lamina.store.order_of_names import keeps_order
+        if self._order is None:
+            from lamina.store.order_of_names import keeps_order
 
-        return self._place is not None and keeps_order(self._place)
+            self._order = not self._sync or keeps_order(*self._places)
+        return self._order
 
     def come_so_far(self) -> None:
         """What was done so far is on the disk, if something later could be without it. Raises OSError."""

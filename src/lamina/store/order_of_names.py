@@ -26,16 +26,16 @@ PROC, SYS = b"/proc", b"/sys"
 _known: dict[tuple[int, int], bool] = {}
 
 
-def keeps_order(place: bytes) -> bool:
-    """Whether the file system of the directory *place* does, as far as the kernel shows it. Something of this process
-    has been synced there since it was mounted. What was found out is kept as long as this program runs.
+def keeps_order(*places: bytes) -> bool:
+    """Whether the directories *places* are on one file system that does, as far as the kernel shows it. Something of
+    this process has been synced there since it was mounted. What was found out is kept as long as this program runs.
     """
     try:
-        device = os.stat(place).st_dev
-        which = device, os.statvfs(place).f_fsid
+        device, *others = {os.stat(place).st_dev for place in places}
+        which = device, os.statvfs(places[0]).f_fsid
         if which not in _known:
             _known[which] = _found_out(device)
-        return _known[which]
+        return _known[which] and not others
     except (OSError, ValueError, IndexError):  # /proc or /sys is not there, or says something else
         return False
 
