@@ -35,6 +35,7 @@ COMPILER = tuple(
     for path in [
         "bundle.py",
         "command.py",
+        "destinations.py",
         "init/__init__.py",
         "plan/__init__.py",
         "plan/cgroup_mounts.py",

@@ -6,6 +6,7 @@ https://github.com/opencontainers/runtime-spec/blob/main/bundle.md
 from __future__ import annotations
 
 import os
+from errno import EINVAL
 
 from lamina.document import decode
 from lamina.errors import InvalidInput, NotFound, Unsupported
@@ -100,7 +101,34 @@ def bundle_of(spec: Spec, directory: bytes) -> Bundle:
     if not os.path.isdir(root):
         raise NotFound(f"open root file system {os.fsdecode(root)}: no such directory")
     real = os.path.realpath(root)
+    if any(_may_have_link(real, mount) for mount in spec.get("mounts") or ()):
+        from lamina.runtime.container.placing import with_links_followed
+
+        spec = with_links_followed(spec, real)
     return Bundle(spec=spec, rootfs=real, merged=real)
+
+
+def _may_have_link(root: bytes, mount: dict[str, Any]) -> bool:
+    """Whether there may be a symbolic link on the way of a bind mount. A reason to look, and no more."""
+    if not is_bind(mount):
+        return False
+    path = root
+    for name in os.fsencode(mount["destination"]).split(b"/"):
+        path += b"/" + name
+        try:
+            os.readlink(path)
+        except OSError as error:
+            if error.errno != EINVAL:  # which is what is none
+                return name == b".."
+        else:
+            return True
+    return False
+
+
+def is_bind(mount: dict[str, Any]) -> bool:
+    """Whether an entry of `mounts` shows something that is there already."""
+    options = mount.get("options") or ()
+    return mount.get("type") == "bind" or "bind" in options or "rbind" in options
 
 
 def with_home(process: dict[str, Any], root: int) -> None:

@@ -127,6 +127,7 @@ class _Creation:
         try:
             self.container.write_file(b"config.json", data)
             bundle = bundle_of(self.spec, self.directory)
+            self.spec = bundle.spec
             process = self.spec["process"]
             process["env"] = [*(process.get("env") or []), *self.wishes.environment]
             with_home_below(process, bundle.merged)

@@ -44,6 +44,7 @@ from lamina.linux.constants import (
 )
 from lamina.linux.program import Out, Reg, Step, Strings, Struct
 from lamina.runtime.bundle import NULL
+from lamina.runtime.destinations import components
 from lamina.runtime.init import INIT_NAME
 from lamina.runtime.plan.devices import MASTER, SLAVE
 from lamina.runtime.plan.identity import (
@@ -55,7 +56,7 @@ from lamina.runtime.plan.identity import (
     seccomp_steps,
 )
 from lamina.runtime.plan.namespaces import network_steps
-from lamina.runtime.plan.paths import INSIDE, ROOT, components, how
+from lamina.runtime.plan.paths import INSIDE, ROOT, how
 from lamina.runtime.plan.process import (
     DEFAULT_PATH,
     ENOUGH_FILES,

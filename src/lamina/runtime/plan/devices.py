@@ -31,8 +31,9 @@ from lamina.linux.constants import (
     TIOCSWINSZ,
 )
 from lamina.linux.program import Reg, Step, Struct
+from lamina.runtime.destinations import components
 from lamina.runtime.plan.mounts import clone_steps, new_mount_steps
-from lamina.runtime.plan.paths import INSIDE, attach_step, components, open_step, target_steps
+from lamina.runtime.plan.paths import INSIDE, attach_step, open_step, target_steps
 from lamina.runtime.plan.waits import hand_over_step
 from lamina.values import value
 

@@ -33,13 +33,12 @@ from lamina.linux.constants import (
 )
 from lamina.linux.program import Reg, Step
 from lamina.runtime.bundle import absolute
+from lamina.runtime.destinations import components, destination_of
 from lamina.runtime.plan.options import Options, parse_options, refuse_for_bind
 from lamina.runtime.plan.paths import (
     INSIDE,
     attach_step,
     attribute_step,
-    components,
-    destination_of,
     how,
     idmap_step,
     open_step,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from errno import EEXIST, ENOENT
 from os import O_CLOEXEC, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY
 
-from lamina.errors import InvalidInput
 from lamina.linux.constants import (
     AT_EMPTY_PATH,
     MOUNT_ATTR_IDMAP,
@@ -20,10 +19,7 @@ from lamina.linux.constants import (
     RESOLVE_NO_SYMLINKS,
 )
 from lamina.linux.program import Reg, Step, Struct
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from lamina.runtime.destinations import components
 
 INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 ROOT = Reg("root")
@@ -32,41 +28,6 @@ ROOT = Reg("root")
 def how(flags: int, resolve: int) -> Struct:
     """struct open_how of openat2(2)."""
     return Struct("open_how", "QQQ", (flags | O_CLOEXEC, 0, resolve))
-
-
-def components(path: bytes, *, upward: bool = False) -> list[bytes]:
-    """The names in an absolute path of the container. Raises InvalidInput for NUL, a relative path, and, unless it may
-    lead *upward*, for `..`: what may be where is decided by these names, and where that leads only the kernel can say.
-    """
-    if not path.startswith(b"/") or b"\0" in path:
-        raise InvalidInput(f"find {_shown(path)} in the container: it is not an absolute path")
-    names = [name for name in path.split(b"/") if name not in (b"", b".")]
-    if b".." in names and not upward:
-        raise InvalidInput(
-            f"find {_shown(path)} in the container: '..' cannot be part of it",
-            remedy="write where it leads",
-        )
-    return names
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
-
-
-def destination_of(mount: dict[str, Any]) -> str:
-    """Where an entry of `mounts` goes; a relative path is meant from the root on (config.md, Mounts). `..` takes the
-    name before it away, whatever that is, as with runc and crun: what may be where is decided by what is left.
-    """
-    destination = str(mount["destination"])
-    if ".." in destination.split("/"):
-        names: list[str] = []
-        for name in destination.split("/"):
-            if name == "..":
-                del names[-1:]
-            elif name not in ("", "."):
-                names.append(name)
-        destination = "/".join(names)
-    return destination if destination.startswith("/") else "/" + destination
 
 
 def open_step(

@@ -23,6 +23,7 @@ from lamina.linux.constants import (
 from lamina.linux.program import Reg, Step, Struct
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.steps import overlay_steps
+from lamina.runtime.destinations import components, destination_of
 from lamina.runtime.plan.devices import NODES, Node, careful_steps, devices_of, node_steps
 from lamina.runtime.plan.masks import cover_steps
 from lamina.runtime.plan.mounts import clone_steps, early_steps, mount_steps
@@ -31,8 +32,6 @@ from lamina.runtime.plan.paths import (
     ROOT,
     attach_step,
     attribute_step,
-    components,
-    destination_of,
     open_step,
 )
 

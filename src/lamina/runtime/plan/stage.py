@@ -7,11 +7,11 @@ from __future__ import annotations
 from lamina.errors import InvalidInput, Unsupported
 from lamina.linux.constants import CLONE_NEWNS
 from lamina.linux.program import Step
+from lamina.runtime.destinations import components, destination_of
 from lamina.runtime.plan.devices import terminal_steps
 from lamina.runtime.plan.masks import mask_steps, readonly_path_steps
 from lamina.runtime.plan.mounts import places_of
 from lamina.runtime.plan.namespaces import hostname_steps
-from lamina.runtime.plan.paths import components, destination_of
 from lamina.runtime.plan.rootfs import (
     borrowed_steps,
     enter_steps,
