@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -255,3 +257,37 @@ def test_waiting_goes_on_after_a_signal(calls: ModuleType, pair: tuple[Fd, Fd]) 
         signal.signal(signal.SIGALRM, before)
         speaker.join()
     assert len(seen) >= 3
+
+
+def test_a_signal_while_it_waits_to_be_heard_leaves_nobody_unconnected(
+    calls: ModuleType, tmp_path: Path
+) -> None:
+    place = os.fsencode(tmp_path / "place")
+    seen: list[int] = []
+    accepted: list[socket.socket] = []
+    with owned(calls.bound, SOCK_STREAM, place) as there, socket.socket(fileno=os.dup(there)) as listening:
+        listening.listen(0)
+
+        def later() -> None:
+            while len(seen) < 3:
+                time.sleep(0.001)
+            with suppress(BlockingIOError):  # where it failed
+                accepted.extend(listening.accept()[0] for _ in range(2))
+
+        hearer = threading.Thread(target=later)
+        before = signal.signal(signal.SIGALRM, lambda number, frame: seen.append(number))
+        with owned(calls.connected, SOCK_STREAM, place):  # there is no room for another one
+            try:
+                hearer.start()
+                signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+                with owned(calls.connected, SOCK_STREAM, place) as here:
+                    assert calls.send(here, b"x") == 1
+            finally:
+                seen.extend((0, 0, 0))
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
+                listening.settimeout(0)
+                hearer.join()
+        assert [end.recv(1) for end in accepted] == [b"", b"x"]
+        for end in accepted:
+            end.close()

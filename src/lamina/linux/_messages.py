@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import os
+from errno import ENOTCONN
 from operator import index
 
 from lamina.linux._descriptors import patient
@@ -24,7 +25,20 @@ def bound(type: int, path: bytes, /) -> int:
 
 def connected(type: int, path: bytes, /) -> int:
     """As _native.connected."""
-    return _made(type, path, _socket.socket.connect)
+    return _made(type, path, _connect)
+
+
+def _connect(end: _socket.socket, path: bytes) -> None:
+    while True:
+        end.connect(path)
+        try:
+            end.getpeername()
+            return
+        except OSError as error:
+            # after a signal the standard library takes a socket that can be written to for one that is connected, which
+            # holds for those of networks
+            if error.errno != ENOTCONN:
+                raise
 
 
 def _made(type: int, path: bytes, call: object) -> int:
