@@ -16,6 +16,7 @@ from support.starting import DEV, PROC, SHIFTED, run, said
 pytestmark = pytest.mark.root
 
 DEFAULT = {"null": "1:3", "zero": "1:5", "full": "1:7", "random": "1:8", "urandom": "1:9", "tty": "5:0"}
+PTS = ["newinstance", "ptmxmode=0666", "mode=0620"]
 LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "ptmx": "pts/ptmx"}
 
 
@@ -101,6 +102,20 @@ def test_a_ptmx_that_was_asked_for_stays(tmp_path: Path) -> None:
     spec = spec_for("/usr/bin/stat", "-c", "%F %a", "/dev/ptmx", fresh=False)
     spec["linux"]["devices"] = [{"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2, "fileMode": 0o640}]
     assert said(prepared(tmp_path, spec)) == "character special file 640\n"
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["new /dev", "the image's /dev"])
+@pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
+def test_terminals_are_the_containers_own_whatever_is_said_of_ptmx(
+    tmp_path: Path, user: bool, fresh: bool
+) -> None:
+    """Of a user namespace the host's node would be bound, which finds no terminals in the container."""
+    spec = spec_for("/bin/sh", "-c", "exec 3<>/dev/ptmx && ls /dev/pts", user=user, fresh=fresh)
+    spec["mounts"].append({"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": PTS})
+    spec["linux"]["devices"] = [{"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}]
+    bundle = prepared(tmp_path, spec)
+    (tmp_path / "upper/dev/pts").mkdir(exist_ok=True, parents=True)
+    assert said(bundle).split() == ["0", "ptmx"]
 
 
 def test_a_root_that_is_used_twice(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ def create(runtime: Runtime, mount: dict[str, Any]) -> str:
     """What is said of a bundle with that mount, which must be refused."""
     bundle = runtime.bundle("true")
     (bundle.rootfs / "tmp/file").touch()
+    (bundle.rootfs / "tmp/nowhere").symlink_to("/no/such")
     bundle.config["mounts"].append(mount)
     with pytest.raises(AssertionError) as refused:
         runtime.create("c", bundle)
@@ -27,6 +28,17 @@ def test_a_directory_on_a_file(runtime: Runtime, tmp_path: Path) -> None:
     mount = {"destination": "/tmp/file", "type": "bind", "source": str(source), "options": ["rbind"]}
     said = create(runtime, mount)
     assert f"mount {source} at /tmp/file: {source} is a directory, and a file is in the place of" in said
+    assert "step" not in said
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("target", ["/tmp/nowhere", "/tmp/nowhere/below"])
+def test_a_tmpfs_on_a_link_that_leads_nowhere(runtime: Runtime, target: str) -> None:
+    said = create(runtime, {"destination": target, "type": "tmpfs", "source": "tmpfs"})
+    assert (
+        f"mount tmpfs at {target}: a symbolic link in the place of {target}, or on the way to it, leads"
+        in said
+    )
     assert "step" not in said
 
 

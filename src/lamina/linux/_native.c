@@ -148,7 +148,8 @@ malformed:
 
 static PyObject *report(const struct program *p)
 {
-    return Py_BuildValue("iiy#", p->failed, p->error, (const char *)p->steps,
+    int32_t step = __atomic_load_n(&p->failed, __ATOMIC_ACQUIRE);    /* before the rest */
+    return Py_BuildValue("iiy#", step, p->error, (const char *)p->steps,
                          (Py_ssize_t)(p->count * sizeof(struct step)));
 }
 

@@ -50,6 +50,14 @@ static long step_value(const struct program *p, const struct step *s, int i)
     }
 }
 
+/* In this order, for who shares our memory may look meanwhile: what has failed is told together with why. */
+static int fail(struct program *p, uint32_t step, int32_t error)
+{
+    p->error = error;
+    __atomic_store_n(&p->failed, (int32_t)step, __ATOMIC_RELEASE);
+    return -1;
+}
+
 /* 0, or -1 with failed and error set. */
 static int walk(struct program *p)
 {
@@ -68,15 +76,10 @@ static int walk(struct program *p)
                 i += s->skip;
                 continue;
             }
-            p->failed = (int32_t)i;
-            p->error = (int32_t)error;
-            return -1;
+            return fail(p, i, (int32_t)error);
         }
-        if (s->has_wanted && result != s->wanted) {
-            p->failed = (int32_t)i;
-            p->error = 0;
-            return -1;
-        }
+        if (s->has_wanted && result != s->wanted)
+            return fail(p, i, 0);
         if (s->save >= 0)
             p->values[s->save] = result;
         i += s->leap;

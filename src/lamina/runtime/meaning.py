@@ -231,6 +231,9 @@ def _own_mount(kind: str, target: str, number: int) -> Meaning | None:
     }
     if number == ENOSPC:
         return _full(said)
+    if number == ENOENT and kind == "tmpfs":  # which needs nothing that could be missing
+        cause = f"a symbolic link in the place of {target}, or on the way to it, leads nowhere"
+        return Meaning(f"{said}: {cause}", "name the place that the link should lead to")
     return Meaning(f"{said}: {causes[number]}", "see `lamina doctor`") if number in causes else None
 
 

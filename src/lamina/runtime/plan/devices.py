@@ -111,6 +111,13 @@ def devices_of(spec: Spec) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
+def bindable(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Those that are of use when the host's own are bound: its ptmx looks for a devpts beside itself, out of the
+    container's sight; there the link to the container's stays.
+    """
+    return tuple(n for n in nodes if (n.path, n.kind, n.major, n.minor) != (b"/dev/ptmx", "c", 5, 2))
+
+
 def device_notes(nodes: tuple[Node, ...], made: int) -> tuple[str, ...]:
     """What of the devices cannot be as asked for."""
     if not made & CLONE_NEWUSER:

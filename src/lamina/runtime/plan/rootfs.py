@@ -24,7 +24,7 @@ from lamina.linux.program import Reg, Step, Struct
 from lamina.overlay.spec import MountSpec
 from lamina.overlay.steps import overlay_steps
 from lamina.runtime.destinations import components, destination_of
-from lamina.runtime.plan.devices import NODES, Node, careful_steps, devices_of, node_steps
+from lamina.runtime.plan.devices import NODES, Node, bindable, careful_steps, devices_of, node_steps
 from lamina.runtime.plan.masks import cover_steps
 from lamina.runtime.plan.mounts import clone_steps, early_steps, mount_steps
 from lamina.runtime.plan.options import PROPAGATION, parse_options
@@ -146,7 +146,7 @@ def furniture_steps(
     waits: list[Wait] = []
     spec, own = bundle.spec, namespaces.own
     bind = binds_nodes(own, mknod=wiring.mknod)
-    devices = devices_of(spec)
+    devices = bindable(devices_of(spec)) if bind else devices_of(spec)
     kind, devices_at = dev_kind(spec)
     here = tuple(node for node in devices if kind == FRESH and _in_fresh_dev(node, bind))
     label = (spec.get("linux") or {}).get("mountLabel")
@@ -196,7 +196,7 @@ def nodes_to_bind(spec: Spec, own: int, *, mknod: bool) -> tuple[Node, ...]:
     """The nodes of the host that the caller has to look at before they are bound."""
     if not own & CLONE_NEWNS or not binds_nodes(own, mknod=mknod):
         return ()
-    nodes = tuple(node for node in devices_of(spec) if node.kind != "p")
+    nodes = tuple(node for node in bindable(devices_of(spec)) if node.kind != "p")
     if dev_kind(spec)[0] == IMAGES:
         nodes += tuple(Node(b"/dev/" + name, "c", major, minor) for name, major, minor in NODES)
     return nodes
