@@ -63,6 +63,7 @@ ISOLATED = """if True:
         else:
             raise AssertionError
         ''' % (sys.path, sys.argv[1]))
+    interpreters.destroy(interpreter)  # of one that is left Python 3.14 warns
     if raised:
         raise SystemExit(raised.errdisplay)
 """

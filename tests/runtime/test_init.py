@@ -385,8 +385,9 @@ def test_where_it_could_not_be_built(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         listed("riscv64")
 
 
+@pytest.mark.root
 def test_where_memory_files_may_not_be_executed() -> None:
-    """The sysctl is one of the pid namespace, so it can be tried."""
+    """The sysctl is one of the pid namespace, so it can be tried; but its file is the machine's root's to write to."""
     if not Path("/proc/sys/vm/memfd_noexec").exists():
         pytest.skip("this kernel has no vm.memfd_noexec")
     code = (

@@ -7,7 +7,7 @@ Unicode, numbers that are none. Its size and the counts in it have limits, which
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ from lamina.values import value
 __all__ = ["DEFAULT_LIMITS", "Limits", "check_layers", "read_json"]
 
 T = TypeVar("T")
+MOST_NESTED = 500
 
 
 @value
@@ -68,8 +69,20 @@ def read_json(data: bytes, kind: type[T], what: str, limits: Limits = DEFAULT_LI
 
 
 def _refuse_ambiguous(data: bytes) -> None:
-    """Raise ValueError if an object has a name twice: readers differ in which of them counts."""
-    json.loads(data, object_pairs_hook=_object, parse_constant=_no_number)
+    """Raise ValueError if an object has a name twice: readers differ in which of them counts; RecursionError if it is
+    nested deeper than MOST_NESTED: how deep Python itself reads differs from one to the next.
+    """
+    level = [json.loads(data, object_pairs_hook=_object, parse_constant=_no_number)]
+    for _ in range(MOST_NESTED):
+        if not level:
+            return
+        level = [part for one in level for part in _parts(one)]
+    if level:
+        raise RecursionError
+
+
+def _parts(one: object) -> Iterable[object]:
+    return one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
