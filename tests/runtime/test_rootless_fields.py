@@ -91,9 +91,15 @@ def test_tmpcopyup(rootless: Rootless) -> None:
     assert rootless_run(rootless, spec, script).split() == ["here", "0", "tmpfs"]
 
 
-def test_a_container_joins_the_namespaces_of_another_one(rootless: Rootless) -> None:
-    """The user namespace first, for only there its owner has power over the others; and the pid namespace as well."""
+@pytest.mark.parametrize("ids", ["subordinate", "one"])
+def test_a_container_joins_the_namespaces_of_another_one(rootless: Rootless, ids: str) -> None:
+    """The user namespace first, for only there its owner has power over the others; and the pid namespace as well. In
+    one that has the user's own group alone nobody may change groups.
+    """
     first = spec_for(rootless, "/bin/cat")
+    if ids == "one":
+        maps = first["linux"]["uidMappings"][:1]
+        first["linux"].update(uidMappings=maps, gidMappings=maps)
     kinds = ["user", "network", "ipc", "uts", "pid"]
     script = (
         "with waiting(bundle(spec)) as first:\n"

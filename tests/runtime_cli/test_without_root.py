@@ -76,6 +76,37 @@ def test_a_life_without_root(ordinary: Ordinary) -> None:
     assert ordinary("list", "-q").stdout == ""
 
 
+def test_another_process_of_a_container_in_the_user_namespace_of_another_one(ordinary: Ordinary) -> None:
+    """Where nobody may change groups: who execs later finds that out as well, also when the other one is gone."""
+    first = ordinary.bundle("sleep", "600")
+    config = json.loads((first / "config.json").read_text())
+    log = ordinary.place / "out"
+    log.touch()
+    ordinary.user.give(log)
+    with open(log, "w") as output:
+        try:
+            for name in ("a", "b"):
+                created = ordinary("create", "--bundle", first, name, stdout=output, stderr=output)
+                assert created.returncode == 0, log.read_text()
+                assert ordinary("start", name).returncode == 0
+                pid = json.loads(ordinary("state", name).stdout)["pid"]
+                [user] = (one for one in config["linux"]["namespaces"] if one["type"] == "user")
+                gone, user["path"] = Path(user.get("path") or "/a/b").parents[1], f"/proc/{pid}/ns/user"
+                for key in ("uidMappings", "gidMappings"):
+                    config["linux"].pop(key, None)
+                (first / "config.json").write_text(json.dumps(config))
+            assert ordinary("delete", "--force", "a").returncode == 0
+            end = time.monotonic() + 100
+            while gone.exists():  # until it is reaped
+                assert time.monotonic() < end, gone
+                time.sleep(0.02)
+            done = ordinary("exec", "b", "id", "-u")
+            assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
+        finally:
+            for name in ("a", "b"):
+                ordinary("delete", "--force", name)
+
+
 def test_everybody_in_a_container_is_found_without_control_groups(ordinary: Ordinary) -> None:
     """Those who are in its pid namespace, whoever made them: children of the first process, and of an `exec`."""
     # process 1 ends by TERM because it answers, the others because they do not

@@ -74,8 +74,10 @@ def kernel_of(release: str) -> tuple[int, int]:
     return major, minor
 
 
-def process_facts(process: dict[str, Any], linux: dict[str, Any], *, flags: bool = True) -> Wiring:
-    """What the host says to a process, the first one of a container or a further one."""
+def process_facts(
+    process: dict[str, Any], linux: dict[str, Any], *, flags: bool = True, beside: int | None = None
+) -> Wiring:
+    """What the host says to a process, the first one of a container or a further one, *beside* that process."""
     kernel = kernel_of(os.uname().release)
     permitted, first = effective_capabilities(), in_first_user_namespace()
     known = replace(
@@ -85,7 +87,9 @@ def process_facts(process: dict[str, Any], linux: dict[str, Any], *, flags: bool
         permitted=permitted,
         # root of another user namespace than the first has the capability, and nothing that it is good for
         mknod=bool(permitted >> CAP_MKNOD & 1) and first,
-        setgroups=(first or _may_set_groups()) and not _single(linux.get("gidMappings") or []),
+        setgroups=(first or _may_set_groups("/proc/self"))
+        and not _single(linux.get("gidMappings") or [])
+        and _may_set_groups_there(linux, beside),
         release=kernel,
         lowerdir_plus=_takes_layers_one_by_one(kernel),
     )
@@ -98,10 +102,31 @@ def process_facts(process: dict[str, Any], linux: dict[str, Any], *, flags: bool
     return known
 
 
-def _may_set_groups() -> bool:
-    """Whether this user namespace permits setgroups(2), to us and to those that are made in it (user_namespaces(7))."""
-    with open("/proc/self/setgroups", "rb", buffering=0) as file:
+def _may_set_groups(process: str) -> bool:
+    """Whether the user namespace of *process* permits setgroups(2), there and in those that are made in it
+    (user_namespaces(7)).
+    """
+    with open(f"{process}/setgroups", "rb", buffering=0) as file:
         return file.read(5) == b"allow"
+
+
+def _may_set_groups_there(linux: dict[str, Any], beside: int | None) -> bool:
+    """Whether the user namespace that is joined does, if one is. A process in it knows: the one *beside*, or the one by
+    which it is named; nobody is asked where it has another name.
+    """
+    joined = [
+        str(one["path"]) for one in linux.get("namespaces") or [] if one["type"] == "user" and one.get("path")
+    ]
+    if not joined:
+        return True
+    place, _, kind = joined[0].rpartition("/ns/")
+    process = place if beside is None else f"/proc/{beside}"
+    if beside is None and kind != "user":
+        return True
+    try:
+        return _may_set_groups(process)
+    except OSError:  # whoever joins it is told what is wrong with it
+        return True
 
 
 def _takes_layers_one_by_one(kernel: tuple[int, int]) -> bool:

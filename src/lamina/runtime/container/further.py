@@ -163,7 +163,9 @@ def _begin(target: Target, pidfd: Fd, process: Process, joining: Joining) -> Bir
     try:
         birth = Birth(Numbers(joining.preserve_fds), None if about is None else lambda: about(process))
         wiring = replace(
-            process_facts(process, linux, flags=False), launcher=-1, channel=birth.numbers.channel
+            process_facts(process, linux, flags=False, beside=target.pid),
+            launcher=-1,
+            channel=birth.numbers.channel,
         )
         wiring = with_procfs(wiring, birth)
         joined = birth.give(pidfd)

@@ -110,7 +110,9 @@ def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) ->
         own: Process = {**spec["process"], "terminal": False, "cwd": "/"}
         own["args"] = [hook["path"]]
         wiring = replace(
-            process_facts(own, linux), launcher=-1, seccomp=compiled_filter(linux, container.root)
+            process_facts(own, linux, beside=target.pid),
+            launcher=-1,
+            seccomp=compiled_filter(linux, container.root),
         )
         birth: Birth | None = None
         files = cgroup_files(target)
