@@ -7,7 +7,7 @@ them at any time, because somebody else waited for something. That is tried at e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from lamina import Container, Engine
 from lamina.overlay.spec import MountSpec, top_first
 from lamina.overlay.stack import Overlay
-from lamina.store import images, layers, order_of_names
+from lamina.store import durable, images, layers, order_of_names
 from lamina.store.check import DAMAGED
 from support.image_archives import ImageSource, old_docker, tar
 from support.lives import await_burials
@@ -113,12 +113,25 @@ def cut_at_every_step(place: Path, kind: str, verb: str, order: str) -> None:
     point.mkdir()
     with mounted(whole, point, OPTIONS[kind]):
         prepared(point)
+    in_one: list[bool] = []
+    real = durable.sync_together
+
+    def sync_together(paths: Mapping[bytes, str], **how: bool) -> None:
+        in_one.append(how.get("in_one", False))
+        real(paths, **how)
+
     for journal in (False, True):
         disk = copied(whole, place / "disk")
-        with mounted(disk, point, OPTIONS[kind]):
+        with mounted(disk, point, OPTIONS[kind]), pytest.MonkeyPatch.context() as patched:
             box = box_in(point)
             cuts = Cuts(disk, point, journal=journal)
+            order_of_names._known.clear()
+            if journal:  # a program that has found out before what it is
+                order_of_names.keeps_order(bytes(point))
+            patched.setattr(durable, "sync_together", sync_together)
+            in_one.clear()
             cuts.during(partial(work, box))
+            assert any(in_one) == (journal and (kind, order) == ("ext4", "kept") and verb != "rewind")
             assert order_of_names.keeps_order(bytes(point)) == (order == "kept")
             await_burials()
         disk.unlink()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from errno import EBADF, EINVAL
+from errno import EBADF, EINVAL, ESPIPE
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,62 @@ def test_the_first_that_fails_is_said(tmp_path: Path, at: int) -> None:
     finally:
         for fd in (reader, writer, *opened):
             os.close(fd)
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 16, 17, 40])
+def test_files_in_one_commit(tmp_path: Path, count: int) -> None:
+    before = held_descriptors()
+    for number in range(count):
+        (tmp_path / f"file{number}").write_bytes(b"content" * number)
+    opened = [os.open(tmp_path / f"file{number}", os.O_RDONLY) for number in range(count)]
+    try:
+        flush(opened, in_one=True)
+        for at in {0, count // 2, count - 1}:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                flush([*opened[:at], 1 << 30, *opened[at:]], in_one=True)
+    finally:
+        for fd in opened:
+            os.close(fd)
+    assert held_descriptors() == before
+    assert [len((tmp_path / f"file{number}").read_bytes()) for number in range(count)] == [
+        7 * number for number in range(count)
+    ]
+
+
+def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+    """Also where its time could not be changed."""
+    reader, writer = os.pipe()
+    opened = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for fds in ([opened, reader], [reader, opened], [opened, writer, opened]):
+            with pytest.raises(OSError) as caught:
+                flush(fds, in_one=True)
+            assert caught.value.errno in (EINVAL, ESPIPE)
+    finally:
+        for fd in (reader, writer, opened):
+            os.close(fd)
+
+
+@pytest.mark.root
+def test_of_somebody_elses_file_it_is_done_the_long_way(tmp_path: Path) -> None:
+    """Whoever may not change its time."""
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "file").chmod(0o644)
+    opened = [os.open(tmp_path / "file", os.O_RDONLY) for _ in range(3)]
+    when = os.stat(opened[0]).st_mtime_ns
+    child = os.fork()
+    if not child:
+        try:
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            flush(opened, in_one=True)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert os.stat(opened[0]).st_mtime_ns == when
+    for fd in opened:
+        os.close(fd)
 
 
 def test_what_is_no_descriptor(tmp_path: Path) -> None:

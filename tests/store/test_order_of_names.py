@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lamina.store import order_of_names
-from lamina.store.order_of_names import keeps_order
+from lamina.store.order_of_names import commits_in_one, keeps_order
 from support.power_cuts import make_disk, mounted
 from support.stores import in_memory
 
@@ -61,7 +61,11 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_kernel_before_fast_commits(kernel: Path) -> None:
+    assert not commits_in_one(bytes(kernel))  # as far as is known
     assert keeps_order(bytes(kernel))
+    assert commits_in_one(bytes(kernel), bytes(kernel))
+    assert not commits_in_one(bytes(kernel), b"/proc")
+    assert not commits_in_one(bytes(kernel / "nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,7 @@ def test_a_kernel_before_fast_commits(kernel: Path) -> None:
 def test_fast_commits_or_something_else(kernel: Path, counted: str) -> None:
     (kernel / "ext4/sd!b-1/fc_info").write_text(f"fc stats:\n{counted}")
     assert not keeps_order(bytes(kernel))
+    assert not commits_in_one(bytes(kernel))
 
 
 def test_fast_commits_that_are_asked_for(kernel: Path) -> None:
@@ -91,6 +96,7 @@ def test_xfs(kernel: Path) -> None:
     order_of_names._known.clear()
     (kernel.parent.parent / "sys/fs/xfs/sd!b-1").mkdir(parents=True)
     assert keeps_order(bytes(kernel))
+    assert not commits_in_one(bytes(kernel))  # that is of ext4
 
 
 def test_nothing_is_shown(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:

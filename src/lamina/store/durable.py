@@ -118,7 +118,7 @@ class Batch:
         if not self._waits:
             first, self._needed = {**first, **self._needed}, {}
         if self._sync:
-            sync_together(first)
+            sync_together(first, in_one=self._waits and self._commits_in_one())
         for step in self._steps:
             step()
         try:
@@ -138,6 +138,14 @@ class Batch:
 
             self._order = not self._sync or keeps_order(*self._places)
         return self._order
+
+    def _commits_in_one(self) -> bool:
+        """Whether the contents, which are files, may be waited for as one. Not the first time in this program: whether
+        there is order is found out when something has been synced.
+        """
+        from lamina.store.order_of_names import commits_in_one
+
+        return commits_in_one(*self._places)
 
     def come_so_far(self) -> None:
         """What was done so far is on the disk, if something later could be without it. Raises OSError."""
@@ -223,7 +231,7 @@ def sync_directory(path: bytes, *, what: str) -> None:
         os.close(descriptor)
 
 
-def sync_together(paths: Mapping[bytes, str]) -> None:
+def sync_together(paths: Mapping[bytes, str], *, in_one: bool = False) -> None:
     """Wait until the files *paths*, and the names in those that are directories, are on the disk. Each comes with what
     its trace point begins with. Writing begins with all before the first is waited for, so a journal has them in one
     commit, and all wait for that at once. Raises OSError.
@@ -235,7 +243,7 @@ def sync_together(paths: Mapping[bytes, str]) -> None:
         for path, what in paths.items():
             point(f"{what}.fsync")
             opened.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-        flush(opened)
+        flush(opened, in_one=in_one)
     finally:
         for descriptor in opened:
             os.close(descriptor)

@@ -23,7 +23,9 @@ from __future__ import annotations
 import os
 
 PROC, SYS = b"/proc", b"/sys"
-_known: dict[tuple[int, int], bool] = {}
+EXT4, XFS = "ext4", "xfs"
+# which it is, if it keeps the order
+_known: dict[tuple[int, int], str] = {}
 
 
 def keeps_order(*places: bytes) -> bool:
@@ -31,20 +33,36 @@ def keeps_order(*places: bytes) -> bool:
     this process has been synced there since it was mounted. What was found out is kept as long as this program runs.
     """
     try:
-        device, *others = {os.stat(place).st_dev for place in places}
-        which = device, os.statvfs(places[0]).f_fsid
-        if which not in _known:
-            _known[which] = _found_out(device)
-        return _known[which] and not others
+        which = _which(places)
+        if which is not None and which not in _known:
+            _known[which] = _found_out(which[0])
+        return which is not None and _known[which] != ""
     except (OSError, ValueError, IndexError):  # /proc or /sys is not there, or says something else
         return False
 
 
-def _found_out(device: int) -> bool:
-    """As `keeps_order`, of the file system on *device*. Raises OSError, ValueError, IndexError."""
+def commits_in_one(*places: bytes) -> bool:
+    """Whether that file system is known by now to be an ext4 that keeps the order: see lamina/linux/flush.py."""
+    try:
+        which = _which(places)
+        return which is not None and _known.get(which) == EXT4
+    except (OSError, ValueError):
+        return False
+
+
+def _which(places: tuple[bytes, ...]) -> tuple[int, int] | None:
+    """Device and id of the file system of *places*; None where these are several. Raises OSError, ValueError."""
+    device, *others = {os.stat(place).st_dev for place in places}
+    return None if others else (device, os.statvfs(places[0]).f_fsid)
+
+
+def _found_out(device: int) -> str:
+    """What is on *device*, if that keeps the order, else nothing. Raises OSError, ValueError, IndexError."""
     number = b"%d:%d" % (os.major(device), os.minor(device))
     name = os.path.basename(os.readlink(SYS + b"/dev/block/" + number))
-    return os.path.lexists(SYS + b"/fs/xfs/" + name) or (_has_journal(name) and not _has_fast_commits(name))
+    if os.path.lexists(SYS + b"/fs/xfs/" + name):
+        return XFS
+    return EXT4 if _has_journal(name) and not _has_fast_commits(name) else ""
 
 
 def _has_journal(name: bytes) -> bool:
