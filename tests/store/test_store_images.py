@@ -37,9 +37,9 @@ def test_names_that_others_gave_are_on_the_disk_before_a_record_refers_to_them(
     synced: list[set[bytes]] = []
     at_once = durable.sync_together
 
-    def sync_together(paths: Mapping[bytes, str]) -> None:
+    def sync_together(paths: Mapping[bytes, str], **how: bool) -> None:
         synced.append(set(paths))
-        at_once(paths)
+        at_once(paths, **how)
 
     with lease(store) as held:
         config = blobs.write_blob(store, b"config", held)

@@ -109,11 +109,8 @@ def hook_starter(container: Container, record: Record, spec: Spec, pidfd: Fd) ->
         path, args, env = words(hook)
         own: Process = {**spec["process"], "terminal": False, "cwd": "/"}
         own["args"] = [hook["path"]]
-        wiring = replace(
-            process_facts(own, linux, beside=target.pid),
-            launcher=-1,
-            seccomp=compiled_filter(linux, container.root),
-        )
+        known = process_facts(own, linux, beside=target.pid)
+        wiring = replace(known, launcher=-1, seccomp=compiled_filter(linux, container.root))
         birth: Birth | None = None
         files = cgroup_files(target)
         try:
